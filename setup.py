@@ -1,0 +1,35 @@
+"""Package m3d_fast: `kernels/` and `loaders/` are reached through committed symbolic links."""
+
+from setuptools import find_packages, setup
+
+condense = [
+    "matplotlib>=3.8",
+    "pillow>=10",
+    "safetensors>=0.4.3",
+    "scikit-learn>=1.4",
+    "tensorboard>=2.16",
+    "torchvision>=0.26",
+    "tqdm>=4.66",
+]
+dev = [
+    "expecttest>=0.2",
+    "hypothesis>=6.100",
+    "mypy==1.18.2",
+    "pytest>=8.2",
+    "pytest-benchmark>=5.1",
+    "ruff==0.14.6",
+    "vulture>=2.14",
+]
+
+setup(
+    name="m3d_fast",
+    version="0.1.0",
+    description="Dataset condensation by Maximum Mean Discrepancy (M3D), and its fused MMD op",
+    license="MIT",
+    author="the m3d_fast authors",
+    packages=find_packages(include=["m3d_fast*"]),
+    package_data={"m3d_fast": ["py.typed"], "m3d_fast.loaders": ["*.json"]},
+    python_requires=">=3.11",
+    install_requires=["torch>=2.11", "numpy>=1.26"],
+    extras_require={"condense": condense, "dev": condense + dev},
+)
