@@ -1,0 +1,15 @@
+"""MMD^2 between batches of samples, its gradient in the same pass, and the kernel functions."""
+
+from .families import Gaussian, Kernel, Linear, Polynomial
+from .functional import MMDLoss, gram, mmd2, mmd2_and_grad
+
+__all__ = [
+    "Gaussian",
+    "Kernel",
+    "Linear",
+    "MMDLoss",
+    "Polynomial",
+    "gram",
+    "mmd2",
+    "mmd2_and_grad",
+]

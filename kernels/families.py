@@ -1,0 +1,147 @@
+"""Which kernel functions a caller can choose, and how each is handed to the op."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Encoded(NamedTuple):
+    """A kernel as the op takes it: a name, plain numbers and at most one tensor."""
+
+    name: str
+    parameters: list[float]
+    bandwidth: Tensor | None
+
+
+def _check_positive(name: str, given: object) -> None:
+    if isinstance(given, Tensor):
+        _check_bandwidth_tensor(name, given)
+    elif isinstance(given, bool) or not isinstance(given, int | float):
+        raise TypeError(f"{name}: expected a float or a tensor, got {given!r}")
+    elif not (math.isfinite(given) and given > 0):
+        raise ValueError(f"{name}: expected a positive finite number, got {given}")
+
+
+def _check_bandwidth_tensor(name: str, given: Tensor) -> None:
+    if not given.is_floating_point():
+        raise TypeError(f"{name}: expected a floating-point tensor, got {given.dtype}")
+    if given.requires_grad:
+        raise ValueError(
+            f"{name}: expected a tensor without requires_grad, got one with it;"
+            " no gradient flows to the bandwidth, so pass it detached"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gaussian:
+    """Mixture of Gaussians, ``k(a, b) = sum over s in scales of exp(-|a - b|^2 / (bandwidth * s))``.
+
+    The default is the kernel of M3D (arXiv 2312.15927, eq. 9 and its code).
+
+    Args:
+        bandwidth: in units of squared distance, ``2 sigma^2 = 1 / gamma``. A float, a tensor (a
+            scalar, or one number per batch element, of the samples' device), or ``"mean"``: the mean
+            squared distance over all pairs of distinct rows of the stacked ``[x; y]``, per batch
+            element. No gradient flows through it.
+        sigma: standard deviation, instead of ``bandwidth``; float or tensor.
+        gamma: inverse bandwidth, instead of ``bandwidth``; float or tensor.
+        scales: multiples of the bandwidth that are summed.
+
+    Raises:
+        TypeError: if more than one of ``bandwidth``, ``sigma``, ``gamma`` is given, or one is no number.
+        ValueError: if one is not positive and finite, is a tensor that requires a gradient, or
+            ``scales`` is empty. A tensor's values are checked when it is used, on the CPU only: on a
+            GPU they are not read (that would stall it), and a bad one gives NaN.
+    """
+
+    bandwidth: float | Tensor | str = "mean"
+    sigma: float | Tensor | None = None
+    gamma: float | Tensor | None = None
+    scales: Sequence[float] = (0.25, 0.5, 1.0, 2.0, 4.0)
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("sigma", "gamma") if getattr(self, name) is not None]
+        if not isinstance(self.bandwidth, str):
+            given.insert(0, "bandwidth")
+        elif self.bandwidth != "mean":
+            raise ValueError(f"bandwidth: expected 'mean' or a number, got {self.bandwidth!r}")
+        if len(given) > 1:
+            raise TypeError(f"expected one of bandwidth, sigma, gamma, got {' and '.join(given)}")
+        for name in given:
+            _check_positive(name, getattr(self, name))
+        scales = tuple(self.scales)
+        if not scales:
+            raise ValueError("scales: expected at least one number, got none")
+        for scale in scales:
+            if isinstance(scale, Tensor):
+                raise TypeError("scales: expected floats, got a tensor")
+            _check_positive("scales", scale)
+        object.__setattr__(self, "scales", scales)
+
+    def resolved_bandwidth(self) -> float | Tensor | None:
+        """The bandwidth in units of squared distance, or None for the mean rule."""
+        if self.sigma is not None:
+            return 2 * self.sigma**2
+        if self.gamma is not None:
+            return 1 / self.gamma
+        return None if isinstance(self.bandwidth, str) else self.bandwidth
+
+    def encode(self, dimensions: int) -> Encoded:
+        """As the op takes it; a float bandwidth is folded into the scales."""
+        bandwidth = self.resolved_bandwidth()
+        scales = list(self.scales)
+        if bandwidth is None:
+            return Encoded("gaussian_mean", scales, None)
+        if isinstance(bandwidth, Tensor):
+            return Encoded("gaussian", scales, bandwidth)
+        return Encoded("gaussian", [bandwidth * scale for scale in scales], None)
+
+
+@dataclass(frozen=True)
+class Polynomial:
+    """``k(a, b) = (gamma a.b + coef0)^degree``; the defaults are those of KID (arXiv 1801.01401).
+
+    Args:
+        degree: a positive integer.
+        gamma: positive; None stands for ``1 / D``.
+        coef0: not negative.
+
+    Raises:
+        TypeError, ValueError: if an argument is not such a number.
+    """
+
+    degree: int = 3
+    gamma: float | None = None
+    coef0: float = 1.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.degree, bool) or not isinstance(self.degree, int):
+            raise TypeError(f"degree: expected an int, got {self.degree!r}")
+        if self.degree < 1:
+            raise ValueError(f"degree: expected at least 1, got {self.degree}")
+        if isinstance(self.gamma, Tensor) or isinstance(self.coef0, Tensor):
+            raise TypeError("gamma, coef0: expected floats, got a tensor")
+        if self.gamma is not None:
+            _check_positive("gamma", self.gamma)
+        if self.coef0 != 0:
+            _check_positive("coef0", self.coef0)
+
+    def encode(self, dimensions: int) -> Encoded:
+        """As the op takes it, with gamma filled in."""
+        gamma = 1 / dimensions if self.gamma is None else self.gamma
+        return Encoded("polynomial", [float(self.degree), gamma, self.coef0], None)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """``k(a, b) = a.b``: MMD^2 is then the squared distance of the two means."""
+
+    def encode(self, dimensions: int) -> Encoded:
+        """As the op takes it."""
+        return Encoded("linear", [], None)
+
+
+Kernel = Gaussian | Polynomial | Linear
