@@ -1,3 +1,42 @@
 """m3d_fast: dataset condensation by Maximum Mean Discrepancy, and the fused MMD op."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .config import CondenseConfig as CondenseConfig
+    from .engine import condense as condense
+    from .evaluation import EvaluateConfig as EvaluateConfig
+    from .evaluation import evaluate as evaluate
+    from .kernels import Gaussian as Gaussian
+    from .kernels import Linear as Linear
+    from .kernels import MMDLoss as MMDLoss
+    from .kernels import Polynomial as Polynomial
+    from .kernels import mmd2 as mmd2
+    from .synthetic import SyntheticSet as SyntheticSet
+
+# loaded on first use: whoever wants the op alone needs only torch
+_HOMES = {
+    "CondenseConfig": "config",
+    "EvaluateConfig": "evaluation",
+    "Gaussian": "kernels",
+    "Linear": "kernels",
+    "MMDLoss": "kernels",
+    "Polynomial": "kernels",
+    "SyntheticSet": "synthetic",
+    "condense": "engine",
+    "evaluate": "evaluation",
+    "mmd2": "kernels",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

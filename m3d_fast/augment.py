@@ -1,0 +1,244 @@
+"""Differentiable siamese augmentation (DSA, arXiv 2102.08259), batched and drawn on the device.
+
+Images come in groups that share one draw: a class's real and synthetic images while condensing,
+a single image while training an evaluation network.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .errors import UserError
+
+GEOMETRIC = ("crop", "scale", "rotate")
+OPERATIONS = ("flip", "color", *GEOMETRIC, "cutout")
+
+CROP_RATIO = 0.125  # of the side, the largest shift
+SCALE_RATIO = 1.2
+ROTATE_DEGREES = 15.0
+CUTOUT_RATIO = 0.5  # of the side
+FLIP_PROBABILITY = 0.5
+
+# uniform numbers of one draw: flip, brightness, saturation, contrast, which geometric operation,
+# two each for crop and scale, rotation, two for cutout
+UNIFORMS = 12
+
+
+def parse_strategy(strategy: str) -> tuple[str, ...]:
+    """Split a strategy such as ``color_crop_cutout`` into its operations; "none" has none.
+
+    Raises:
+        UserError: for an operation that does not exist.
+    """
+    if strategy == "none":
+        return ()
+    names = tuple(strategy.split("_"))
+    unknown = [name for name in names if name not in OPERATIONS]
+    if unknown:
+        raise UserError(
+            f"augmentation {strategy!r}: expected operations among {', '.join(OPERATIONS)}, "
+            f"got {', '.join(unknown)}; join names by '_', as in color_crop_cutout"
+        )
+    return names
+
+
+def draw(
+    groups: int, generator: torch.Generator, device: torch.device | str | None = None
+) -> Tensor:
+    """One augmentation draw per group: uniforms in [0, 1), ``(groups, UNIFORMS)`` float32."""
+    device = generator.device if device is None else device
+    return torch.rand(groups, UNIFORMS, generator=generator, device=device)
+
+
+def augment(images: Tensor, draws: Tensor, operations: tuple[str, ...]) -> Tensor:
+    """Apply each group's draw to all images of the group; differentiable in ``images``.
+
+    The order is flip, brightness, saturation, contrast, one of the named geometric operations,
+    cutout. Crop shifts by whole pixels up to an eighth of the side with zero padding; scale is by
+    1/1.2..1.2 per axis; rotation by +-15 degrees; cutout zeroes a square of half the side.
+
+    Args:
+        images: ``(G, n, C, H, W)`` float, normalised.
+        draws: ``(G, UNIFORMS)`` from :func:`draw`; pass the same tensor for real and synthetic.
+        operations: names from :func:`parse_strategy`.
+
+    Returns:
+        ``(G, n, C, H, W)``.
+    """
+    if "flip" in operations:
+        flipped = (draws[:, 0] < FLIP_PROBABILITY).view(-1, 1, 1, 1, 1)
+        images = torch.where(flipped, images.flip(-1), images)
+    if "color" in operations:
+        images = _color(images, draws[:, 1:4])
+    geometric = tuple(name for name in GEOMETRIC if name in operations)
+    if geometric:
+        images = warp(images, _transform(draws[:, 4:10], geometric, images.shape[-2:]))
+    if "cutout" in operations:
+        images = images * _cutout_mask(draws[:, 10:12], images.shape[-2:])
+    return images
+
+
+def _color(images: Tensor, u: Tensor) -> Tensor:
+    brightness, saturation, contrast = u.view(-1, 3, 1, 1, 1, 1).unbind(1)
+    images = images + (brightness - 0.5)
+    if images.shape[2] > 1:  # saturation leaves grey images as they are
+        grey = images.mean(2, keepdim=True)
+        images = torch.lerp(grey, images, 2 * saturation)
+    mean = images.mean((2, 3, 4), keepdim=True)
+    return torch.lerp(mean, images, contrast + 0.5)
+
+
+def _transform(u: Tensor, names: tuple[str, ...], side: torch.Size) -> Tensor:
+    """Output-to-input affine maps ``(G, 2, 3)`` in normalised coordinates, one name per group."""
+    makers: dict[str, Callable[[], Tensor]] = {
+        "crop": lambda: _shift(u[:, 1:3], side),
+        "scale": lambda: _scale(u[:, 3:5]),
+        "rotate": lambda: _rotation(u[:, 5], side),
+    }
+    maps = torch.stack([makers[name]() for name in names], 1)  # (G, names, 2, 3)
+    choice = (u[:, 0] * len(names)).long().view(-1, 1, 1, 1).expand(-1, 1, 2, 3)
+    return maps.gather(1, choice).squeeze(1)
+
+
+def _affine(a: Tensor, b: Tensor, c: Tensor, d: Tensor, e: Tensor, f: Tensor) -> Tensor:
+    return torch.stack([a, b, c, d, e, f], 1).view(-1, 2, 3)
+
+
+def _shift(u: Tensor, side: torch.Size) -> Tensor:
+    height, width = side
+    zero, one = torch.zeros_like(u[:, 0]), torch.ones_like(u[:, 0])
+
+    def pixels(u: Tensor, length: int) -> Tensor:  # whole pixels in [-limit, limit]
+        limit = int(length * CROP_RATIO + 0.5)
+        return torch.floor(u * (2 * limit + 1)) - limit
+
+    return _affine(
+        one,
+        zero,
+        2 * pixels(u[:, 0], width) / width,
+        zero,
+        one,
+        2 * pixels(u[:, 1], height) / height,
+    )
+
+
+def _scale(u: Tensor) -> Tensor:
+    zero = torch.zeros_like(u[:, 0])
+    factor = u * (SCALE_RATIO - 1 / SCALE_RATIO) + 1 / SCALE_RATIO
+    return _affine(factor[:, 0], zero, zero, zero, factor[:, 1], zero)
+
+
+def _rotation(u: Tensor, side: torch.Size) -> Tensor:
+    height, width = side
+    zero = torch.zeros_like(u)
+    angle = (u - 0.5) * (2 * math.radians(ROTATE_DEGREES))
+    cos, sin = angle.cos(), angle.sin()
+    # normalised coordinates are not square when the image is not
+    return _affine(cos, -sin * (height / width), zero, sin * (width / height), cos, zero)
+
+
+def warp(images: Tensor, maps: Tensor) -> Tensor:
+    """Resample ``(G, n, C, H, W)`` bilinearly, one map ``(G, 2, 3)`` per group, zero outside."""
+    groups, count, channels, height, width = images.shape
+    flat = images.reshape(groups, count * channels, height, width)
+    grid = F.affine_grid(maps, [groups, 1, height, width], align_corners=False)
+    return F.grid_sample(flat, grid, align_corners=False).view_as(images)
+
+
+def _cutout_mask(u: Tensor, side: torch.Size) -> Tensor:
+    """0 in a square around a uniformly drawn pixel, clipped at the border, 1 elsewhere."""
+
+    def outside(u: Tensor, length: int) -> Tensor:
+        size = int(length * CUTOUT_RATIO + 0.5)
+        first = torch.floor(u * length) - size // 2
+        position = torch.arange(length, device=u.device)
+        return (position < first[:, None]) | (position >= first[:, None] + size)
+
+    rows, columns = outside(u[:, 0], side[0]), outside(u[:, 1], side[1])
+    keep = rows[:, :, None] | columns[:, None, :]
+    return keep[:, None, None].to(torch.float32)
+
+
+# RandomResizedCrop, colour jitter and AlexNet's lighting noise of the ImageNet protocol
+CROP_AREA = (0.5, 1.0)
+CROP_ASPECT = (3 / 4, 4 / 3)
+JITTER = 0.4
+LIGHTING = 0.1
+RGB_EIGENVALUES = (0.2175, 0.0188, 0.0045)
+RGB_EIGENVECTORS = (
+    (-0.5675, 0.7192, 0.4009),
+    (-0.5808, -0.0045, -0.8140),
+    (-0.5836, -0.6948, 0.4203),
+)
+IMAGENET_UNIFORMS = 8
+
+
+def augment_imagenet(images: Tensor, generator: torch.Generator) -> Tensor:
+    """The ImageNet training augmentation, one draw per image.
+
+    RandomResizedCrop (area 0.5 to 1), flip, jitter of brightness, contrast and saturation by 0.4,
+    lighting noise of 0.1 (arXiv 2205.14959).
+
+    Args:
+        images: ``(B, 3, H, W)`` float in [0, 1].
+        generator: on the images' device.
+
+    Returns:
+        ``(B, 3, H, W)``.
+    """
+    u = torch.rand(len(images), IMAGENET_UNIFORMS, generator=generator, device=images.device)
+    low, high = CROP_AREA
+    area = low + (high - low) * u[:, 0]
+    aspect = torch.exp(
+        math.log(CROP_ASPECT[0]) + math.log(CROP_ASPECT[1] / CROP_ASPECT[0]) * u[:, 1]
+    )
+    width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
+    flip = torch.where(u[:, 2] < FLIP_PROBABILITY, -1.0, 1.0)
+    zero = torch.zeros_like(area)
+    left, top = (2 * u[:, 3] - 1) * (1 - width), (2 * u[:, 4] - 1) * (1 - height)
+    maps = _affine(width * flip, zero, left, zero, height, top)
+    images = warp(images[:, None], maps)[:, 0]
+    brightness, contrast, saturation = (1 + JITTER * (2 * u[:, 5:8, None, None, None] - 1)).unbind(
+        1
+    )
+    images = images * brightness
+    images = torch.lerp(_luma(images).mean((2, 3), keepdim=True), images, contrast)
+    images = torch.lerp(_luma(images), images, saturation)
+    normal = torch.randn(len(images), 3, generator=generator, device=images.device) * LIGHTING
+    noise = (normal * images.new_tensor(RGB_EIGENVALUES)) @ images.new_tensor(RGB_EIGENVECTORS).T
+    return images + noise[:, :, None, None]
+
+
+def _luma(images: Tensor) -> Tensor:
+    weights = images.new_tensor((0.299, 0.587, 0.114)).view(1, 3, 1, 1)
+    return (images * weights).sum(1, keepdim=True)
+
+
+def cutmix(
+    images: Tensor, labels: Tensor, probability: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Paste a random box of a shuffled batch into the batch (arXiv 1905.04899, beta 1).
+
+    Args:
+        images: ``(B, C, H, W)``.
+        labels: ``(B,)`` int64.
+        probability: that the batch is mixed at all.
+        generator: on the images' device.
+
+    Returns:
+        Images, the labels of what was pasted ``(B,)``, and the share of the image kept, ``()``.
+    """
+    height, width = images.shape[-2:]
+    device = images.device
+    u = torch.rand(4, generator=generator, device=device)
+    order = torch.randperm(len(images), generator=generator, device=device)
+    half = (1 - u[1]).sqrt() / 2  # half the side of the box, of an image of side 1; lambda is u[1]
+    rows = torch.arange(height, device=device) + 0.5
+    columns = torch.arange(width, device=device) + 0.5
+    inside_rows = (rows / height - u[2]).abs() < half
+    inside_columns = (columns / width - u[3]).abs() < half
+    box = inside_rows[:, None] & inside_columns & (u[0] < probability)
+    return torch.where(box, images[order], images), labels[order], 1 - box.float().mean()

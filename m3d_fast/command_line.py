@@ -1,0 +1,88 @@
+"""What both command lines share: flags, messages, exit statuses."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from types import ModuleType
+from typing import Any, NoReturn, get_args, get_type_hints
+
+from .errors import UserError
+from .loaders import DataError
+
+USER_MISTAKE, INTERRUPTED = 2, 130
+
+
+class CallableModule(ModuleType):
+    """A module whose call is that of the function of its own name.
+
+    Importing the module ``m3d_fast.condense`` binds it over the function ``m3d_fast.condense``.
+    """
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function."""
+        return getattr(self, self.__name__.rpartition(".")[2])(*args, **kwargs)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one sentence on stderr and exit status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say ``message`` and leave."""
+        self.exit(USER_MISTAKE, f"{self.prog}: {message}; see --help\n")
+
+
+def add_settings(parser: argparse.ArgumentParser, config: type) -> None:
+    """One flag per field of the dataclass ``config``, in the groups its metadata name.
+
+    A flag that is not given is absent from the parsed arguments.
+    """
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    types = get_type_hints(config)
+    for setting in fields(config):
+        group = setting.metadata["group"]
+        if group not in groups:
+            groups[group] = parser.add_argument_group(group)
+        kind = next((t for t in get_args(types[setting.name]) if t is not type(None)), None)
+        kind = kind or types[setting.name]
+        text = setting.metadata["help"].replace("%", "%%")
+        shown = setting.default not in (None, "")
+        flag: dict[str, Any] = {
+            "dest": setting.name,
+            "default": argparse.SUPPRESS,
+            "help": f"{text} [{setting.default}]" if shown else text,
+        }
+        if kind is bool:
+            flag["action"] = argparse.BooleanOptionalAction
+        else:
+            flag |= {"type": kind, "metavar": setting.metadata.get("unit", kind.__name__.upper())}
+        groups[group].add_argument(f"--{setting.name.replace('_', '-')}", **flag)
+
+
+def run_command(
+    parser: argparse.ArgumentParser,
+    command: Callable[[argparse.Namespace], None],
+    arguments: Sequence[str] | None = None,
+) -> int:
+    """Parse, run, and turn what went wrong into one sentence and an exit status."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if not given:
+        parser.print_help()
+        return 0
+    namespace = parser.parse_args(given)
+    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr, force=True)
+    try:
+        command(namespace)
+    except (UserError, DataError) as error:
+        print_error(f"{parser.prog}: {error}")
+        return USER_MISTAKE
+    except KeyboardInterrupt as interruption:
+        print_error(str(interruption) or "interrupted before the first result; nothing to save")
+        return INTERRUPTED
+    return 0
+
+
+def print_error(message: str) -> None:
+    """Write one line to stderr."""
+    sys.stderr.write(message + "\n")

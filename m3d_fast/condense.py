@@ -1,0 +1,57 @@
+"""``python -m m3d_fast.condense``: condense a data set into a few images per class."""
+
+import argparse
+import sys
+from dataclasses import replace
+
+from .command_line import CallableModule, Parser, add_settings, run_command
+from .config import CondenseConfig
+from .engine import condense
+from .run import RunFolder
+
+sys.modules[__name__].__class__ = CallableModule
+
+DESCRIPTION = """\
+Condense a training set into a few synthetic images per class (M3D, arXiv 2312.15927).
+
+  python -m m3d_fast.condense --dataset digits                     a first try, seconds on a CPU
+  python -m m3d_fast.condense --dataset fashionmnist --ipc 10
+  python -m m3d_fast.condense --dataset imagenet100 --data-root IMAGENET --ipc 10
+  python -m m3d_fast.condense --out runs/RUN --resume              go on after an interruption
+
+What is not given takes the paper's value for the data set. Defaults stand in brackets."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line's flags."""
+    parser = Parser(
+        prog="python -m m3d_fast.condense",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add_settings(parser, CondenseConfig)
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the run folder's checkpoint"
+    )
+    return parser
+
+
+def command(arguments: argparse.Namespace) -> None:
+    """Run one condensation."""
+    given = vars(arguments)
+    resume = given.pop("resume")
+    config = CondenseConfig(**given)
+    if resume and config.out and RunFolder(config.out).config_file.exists():
+        # flags that are not given are the run's own; those given must agree with it
+        config = replace(RunFolder(config.out).load_config(), **given)
+    condense(config, resume=resume)
+
+
+def main() -> int:
+    """Entry point; returns the exit status."""
+    return run_command(build_parser(), command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

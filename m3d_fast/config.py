@@ -1,0 +1,236 @@
+"""What can be set of a condensation, checked and completed before anything starts."""
+
+import difflib
+import math
+import shutil
+import sysconfig
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from .augment import parse_strategy
+from .errors import UserError
+from .loaders import DATASETS
+from .methods import METHODS
+from .networks import CONDENSING, build_network, check_network
+from .presets import network_for, preset_for
+from .synthetic import check_factor
+
+INITS = ("mix", "real", "noise")
+PRECISIONS = ("bf16", "fp32")
+
+MIN_SIZE = 8  # pixels
+MAX_DECODED = 200  # synthetic images of a class per step, a random choice beyond
+
+# images through the network below which compiling takes longer than it saves, 2 CPU cores
+COMPILE_PAYS_IMAGES = 50_000
+
+
+def setting(default: Any, group: str, help: str) -> Any:
+    """A dataclass field that the command line shows as a flag of ``group``."""
+    return field(default=default, metadata={"group": group, "help": help})
+
+
+@dataclass(frozen=True, kw_only=True)
+class CondenseConfig:
+    """Settings of one condensation; ``None`` means the paper's value for the data set.
+
+    Every field is a flag of ``python -m m3d_fast.condense``; ``--help`` explains each.
+    """
+
+    dataset: str = setting("", "data", "data set: " + ", ".join(DATASETS))
+    data_root: str | None = setting(None, "data", "folder that holds the data set")
+    size: int | None = setting(None, "data", "side of the images in pixels")
+    ipc: int = setting(1, "method", "synthetic images per class")
+    method: str = setting("m3d", "method", "objective: " + ", ".join(METHODS))
+    iterations: int | None = setting(None, "method", "steps of the synthetic images")
+    factor: int | None = setting(
+        None,
+        "method",
+        "tiles per side of a synthetic image, each trained on as an image of its own",
+    )
+    init: str = setting(
+        "mix", "method", "start from: mix (real images as tiles), real (one each), noise"
+    )
+    lr_img: float | None = setting(None, "method", "learning rate of the images, pixels in [0, 1]")
+    momentum: float = setting(0.5, "method", "momentum of the images' SGD")
+    real_batch: int | None = setting(None, "method", "real images per class and step")
+    ipm: int = setting(5, "method", "iterations per model: steps before a new random network")
+    network: str | None = setting(
+        None, "method", "network that embeds the images: " + ", ".join(CONDENSING)
+    )
+    augment: str | None = setting(
+        None, "method", "DSA strategy, e.g. color_crop_cutout; none for none"
+    )
+    seed: int = setting(0, "run", "one seed gives one result on one machine")
+    out: str | None = setting(None, "run", "run folder (runs/DATASET-ipcN-METHOD-seedN)")
+    device: str | None = setting(None, "run", "cuda or cpu (cuda where there is one)")
+    precision: str | None = setting(
+        None, "run", "network arithmetic: bf16 (where the hardware has it) or fp32"
+    )
+    compile: bool | None = setting(
+        None, "run", "torch.compile the network (when the run is long enough to gain by it)"
+    )
+    chunk: int | None = setting(None, "run", "classes stepped together (as many as memory allows)")
+    checkpoint_every: int = setting(100, "run", "iterations between checkpoints")
+    log_every: int = setting(10, "run", "iterations between lines of metrics.jsonl")
+
+    def resolved(self) -> "ResolvedConfig":
+        """The complete settings, checked.
+
+        Raises:
+            UserError: for a setting that cannot be, naming it, what was expected and what to do.
+        """
+        check_name("dataset", self.dataset, DATASETS)
+        check_name("method", self.method, METHODS)
+        check_name("init", self.init, INITS)
+        check_positive("ipc", self.ipc)
+        size = DATASETS[self.dataset].default_size if self.size is None else self.size
+        if size is None:
+            raise UserError(f"dataset {self.dataset} has no size of its own: give --size PIXELS")
+        device = resolve_device(self.device)
+        defaults = asdict(preset_for(self.dataset, size, self.ipc)) | {
+            "size": size,
+            "network": network_for(self.dataset, size),
+            "out": f"runs/{self.dataset}-ipc{self.ipc}-{self.method}-seed{self.seed}",
+            "device": device,
+            "precision": default_precision(device),
+            "compile": False,
+        }
+        given = {name: value for name, value in self.as_dict().items() if value is not None}
+        config = ResolvedConfig(**(defaults | given))
+        config.check()
+        if self.compile is None:
+            config = replace(config, compile=compile_pays(config.images_through_network))
+        return config
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every setting by name, for ``config.json``."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, settings: dict[str, Any], path: Path) -> Self:
+        """The configuration saved in ``path``.
+
+        Raises:
+            UserError: if ``settings`` are not those of a configuration.
+        """
+        names = {f.name for f in fields(cls)}
+        if settings.keys() != names:
+            odd = ", ".join(sorted(settings.keys() ^ names))
+            raise UserError(f"{path}: expected the settings of a condensation; odd names: {odd}")
+        return cls(**settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedConfig(CondenseConfig):
+    """Complete, checked settings, as :meth:`CondenseConfig.resolved` makes them."""
+
+    size: int
+    iterations: int
+    factor: int
+    lr_img: float
+    real_batch: int
+    network: str
+    augment: str
+    out: str
+    device: str
+    precision: str
+    compile: bool
+
+    def check(self) -> None:
+        """Raise UserError for a setting that cannot be."""
+        counts = ("iterations", "real_batch", "ipm", "checkpoint_every", "log_every", "lr_img")
+        for name in counts:
+            check_positive(name, getattr(self, name))
+        if self.chunk is not None:
+            check_positive("chunk", self.chunk)
+        if not 0 <= self.momentum < 1:
+            raise UserError(f"momentum: expected a number from 0 to below 1, got {self.momentum}")
+        if self.seed < 0:
+            raise UserError(f"seed: expected a whole number >= 0, got {self.seed}")
+        if self.size < MIN_SIZE:
+            raise UserError(f"size: expected at least {MIN_SIZE} pixels, got {self.size}")
+        check_factor(self.factor, self.size)
+        check_name("precision", self.precision, PRECISIONS)
+        check_network(self.network, CONDENSING)
+        parse_strategy(self.augment)
+        with torch.device("meta"):  # refuses a size the network cannot take
+            build_network(self.network, DATASETS[self.dataset].channels, self.size, 2)
+
+    @property
+    def decoded_per_class(self) -> int:
+        """Synthetic images of a class after decoding."""
+        return self.ipc * self.factor**2
+
+    @property
+    def images_through_network(self) -> int:
+        """Images embedded in the whole run, counted for ten classes."""
+        return 10 * (self.real_batch + min(self.decoded_per_class, MAX_DECODED)) * self.iterations
+
+
+def check_name(argument: str, given: str | None, known: Iterable[str]) -> None:
+    """Raise UserError, offering the nearest names, unless ``given`` is known."""
+    names = list(known)
+    if given not in names:
+        near = difflib.get_close_matches(given or "", names, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
+        raise UserError(f"{argument}: {given!r} is not known; {hint}")
+
+
+def check_positive(argument: str, value: float | None) -> None:
+    """Raise UserError unless ``value`` is finite and above 0."""
+    if value is None or not math.isfinite(value) or value <= 0:
+        raise UserError(f"{argument}: expected a number above 0, got {value}")
+
+
+def resolve_device(device: str | None) -> str:
+    """``device``, or the best there is.
+
+    Raises:
+        UserError: for a device this machine or torch does not have.
+    """
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind = device.split(":")[0]
+    if kind not in ("cuda", "cpu"):
+        raise UserError(f"device: expected cuda or cpu, got {device!r}")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UserError("device: cuda was asked for, but torch sees no CUDA GPU; use --device cpu")
+    try:
+        parsed = torch.device(device)
+    except RuntimeError as error:
+        raise UserError(f"device: expected cuda, cuda:N or cpu, got {device!r}") from error
+    if kind == "cuda" and (parsed.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise UserError(f"device: {device} was asked for, but there are {count} CUDA GPUs")
+    return device
+
+
+def default_precision(device: str) -> str:
+    """bf16 on CUDA and on CPUs with bf16 instructions, else fp32."""
+    if device.startswith("cuda"):
+        return "bf16"
+    return "bf16" if cpu_has_bf16() else "fp32"
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bf16 natively (AVX512-BF16 or AMX); elsewhere it is emulated."""
+    flags = Path("/proc/cpuinfo")
+    return flags.is_file() and any(
+        name in flags.read_text() for name in ("avx512_bf16", "amx_bf16", "bf16 ")
+    )
+
+
+def compile_pays(images: int) -> bool:
+    """Whether ``images`` through a network are worth compiling it for, and a compiler is there."""
+    return images >= COMPILE_PAYS_IMAGES and has_compiler()
+
+
+def has_compiler() -> bool:
+    """Whether torch.compile finds what it needs on a CPU: g++ and Python's headers."""
+    header = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    return shutil.which("g++") is not None and header.is_file()

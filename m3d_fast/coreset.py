@@ -1,0 +1,96 @@
+"""Real images chosen from each class: random, herding, k-center; baselines and initialisation."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .config import ResolvedConfig
+from .embedding import in_pieces
+from .errors import UserError
+from .loaders import ClassSampler, RealImages
+from .randomness import derived_seed, generator
+from .synthetic import encode
+
+Features = Callable[[Tensor], Tensor]  # uint8 images (n, C, H, W) -> (n, D)
+
+FEATURE_PIECE = 256  # images whose features are computed at once
+
+
+def initial_pixels(real: RealImages, config: ResolvedConfig) -> Tensor:
+    """Synthetic images before the first step, float32 ``(C, ipc, channels, H, W)`` in [0, 1]."""
+    seed, device = config.seed, real.device
+    if config.init == "noise":
+        shape = (real.num_classes, config.ipc, *real.image_shape)
+        return torch.rand(shape, generator=generator(seed, "noise", device=device), device=device)
+    factor = config.factor if config.init == "mix" else 1
+    count = config.ipc * factor**2
+    images = random_images(real, count, derived_seed(seed, "coreset", 0))
+    return encode(images.float() / 255, factor).contiguous()
+
+
+def random_images(real: RealImages, per_class: int, seed: int) -> Tensor:
+    """A seeded random choice, without replacement until a class is used up.
+
+    Returns:
+        uint8 ``(num_classes, per_class, C, H, W)``; ``real`` goes on as if nothing had been drawn.
+    """
+    sampler = ClassSampler(real.class_sizes, seed)
+    chosen = sampler.draw(range(real.num_classes), per_class)
+    return torch.stack([real.take(c, indices) for c, indices in enumerate(chosen)])
+
+
+def herding(real: RealImages, per_class: int, features: Features) -> Tensor:
+    """Images whose running mean feature stays closest to the class's (arXiv 1611.07725).
+
+    Returns:
+        uint8 ``(num_classes, per_class, C, H, W)``, in the order chosen.
+    """
+    return _select(real, per_class, features, _herd)
+
+
+def k_center(real: RealImages, per_class: int, features: Features) -> Tensor:
+    """Images that cover the class: each next one is farthest from those chosen (arXiv 1708.00489).
+
+    Returns:
+        uint8 ``(num_classes, per_class, C, H, W)``, in the order chosen.
+    """
+    return _select(real, per_class, features, _cover)
+
+
+def _select(
+    real: RealImages, per_class: int, features: Features, rule: Callable[[Tensor, int], list[int]]
+) -> Tensor:
+    if per_class > min(real.class_sizes):
+        raise UserError(
+            f"a coreset of {per_class} images per class was asked for, but the smallest class has "
+            f"{min(real.class_sizes)}"
+        )
+    chosen = []
+    for c, size in enumerate(real.class_sizes):
+        images = real.take(c, np.arange(size))
+        with torch.no_grad():
+            embedded = in_pieces(features, images, FEATURE_PIECE)
+        chosen.append(images[rule(embedded, per_class)])
+    return torch.stack(chosen)
+
+
+def _herd(features: Tensor, count: int) -> list[int]:
+    mean, total = features.mean(0), torch.zeros_like(features[0])
+    chosen: list[int] = []
+    for k in range(1, count + 1):
+        distance = (mean - (total + features) / k).square().sum(1)
+        distance[chosen] = torch.inf
+        chosen.append(int(distance.argmin()))
+        total = total + features[chosen[-1]]
+    return chosen
+
+
+def _cover(features: Tensor, count: int) -> list[int]:
+    chosen = [int((features - features.mean(0)).square().sum(1).argmin())]
+    nearest = (features - features[chosen[0]]).square().sum(1)
+    while len(chosen) < count:
+        chosen.append(int(nearest.argmax()))
+        nearest = torch.minimum(nearest, (features - features[chosen[-1]]).square().sum(1))
+    return chosen

@@ -1,0 +1,14 @@
+"""M3D: maximum mean discrepancy under a mixture of Gaussian kernels (arXiv 2312.15927, eq. 9)."""
+
+from torch import Tensor
+
+from ..embedding import Embedder
+from ..kernels import Gaussian, mmd2
+
+# five Gaussians around the mean pairwise squared distance of the stacked features
+KERNEL = Gaussian(bandwidth="mean", scales=(0.25, 0.5, 1.0, 2.0, 4.0))
+
+
+def m3d(embed: Embedder, real: Tensor, synthetic: Tensor) -> Tensor:
+    """Squared MMD between the classes' real and synthetic features, ``(C,)``."""
+    return mmd2(embed.real(real), embed.synthetic(synthetic), KERNEL)

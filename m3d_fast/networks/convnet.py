@@ -1,0 +1,46 @@
+"""ConvNet-D, the small network of the condensation literature (arXiv 2006.05929)."""
+
+import torch
+from torch import Tensor, nn
+
+WIDTH = 128
+
+
+class ConvNet(nn.Module):
+    """``depth`` blocks of [3x3 convolution, instance norm, ReLU, 2x2 average pool], a linear head.
+
+    28-pixel images are padded to 32 by the first convolution, as everywhere in the field.
+
+    Args:
+        channels: image channels.
+        size: image side in pixels, divisible by ``2**depth`` (28 counts as 32).
+        num_classes: outputs of the linear head.
+        depth: number of blocks: 3 up to 32 px, 4 at 64 px, 5 at 128 px.
+    """
+
+    def __init__(self, channels: int, size: int, num_classes: int, depth: int = 3) -> None:
+        super().__init__()
+        padded = 32 if size == 28 else size
+        if padded % 2**depth:
+            raise ValueError(
+                f"ConvNet of depth {depth} expects a size divisible by {2**depth}, got {size} px"
+            )
+        blocks: list[nn.Module] = []
+        for block in range(depth):
+            padding = 3 if block == 0 and size == 28 else 1
+            blocks += [
+                nn.Conv2d(channels if block == 0 else WIDTH, WIDTH, 3, padding=padding),
+                nn.GroupNorm(WIDTH, WIDTH),
+                nn.ReLU(),
+                nn.AvgPool2d(2),
+            ]
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Linear(WIDTH * (padded // 2**depth) ** 2, num_classes)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Features of the last layer before the head, ``(B, 128 * (size / 2**depth)**2)``."""
+        return torch.flatten(self.blocks(images), 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``(B, num_classes)``."""
+        return self.head(self.embed(images))

@@ -1,0 +1,62 @@
+"""One live line with speed and time left; plain lines where there is no terminal."""
+
+import logging
+import sys
+import time
+from types import TracebackType
+
+from tqdm import tqdm
+
+log = logging.getLogger("m3d_fast")
+
+PLAIN_SECONDS = 10.0  # between plain lines
+
+
+class Progress:
+    """Shows how far long work is.
+
+    Args:
+        label: what is being done.
+        total: steps in all.
+        done: steps already behind us (a resumed run).
+        images_per_step: to show images per second.
+    """
+
+    def __init__(self, label: str, total: int, *, done: int = 0, images_per_step: int) -> None:
+        self._label, self._total, self._done, self._first = label, total, done, done
+        self._images = images_per_step
+        self._start = self._shown = time.monotonic()
+        self._bar: tqdm | None = None
+        if sys.stderr.isatty():
+            layout = (
+                "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{remaining} left{postfix}]"
+            )
+            self._bar = tqdm(
+                desc=label, total=total, initial=done, bar_format=layout, dynamic_ncols=True
+            )
+
+    def update(self, done: int, status: str = "") -> None:
+        """Now ``done`` steps are behind us; ``status`` is appended, such as ``loss 0.123``."""
+        now = time.monotonic()
+        rate = (done - self._first) / max(now - self._start, 1e-9)
+        text = ", ".join(filter(None, [status, f"{rate * self._images:,.0f} images/s"]))
+        if self._bar is not None:
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.update(done - self._done)
+        elif done == self._total or now - self._shown >= PLAIN_SECONDS:
+            left = (self._total - done) / max(rate, 1e-9)
+            log.info("%s %d/%d, %s, %.0f s left", self._label, done, self._total, text, left)
+            self._shown = now
+        self._done = done
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()

@@ -1,0 +1,178 @@
+"""The condensed set: pixels, decoding by the factor, files."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .errors import UserError
+from .files import read_tensors, write_tensors
+
+FORMAT = "m3d_fast synthetic set"
+MIN_TILE = 4  # pixels
+
+
+def check_factor(factor: int, size: int) -> None:
+    """Raise UserError unless ``factor`` cuts ``size`` pixels into tiles of at least 4 px."""
+    if factor < 1:
+        raise UserError(f"factor: expected a whole number >= 1, got {factor}")
+    if size // factor < MIN_TILE:
+        raise UserError(
+            f"factor {factor} cuts {size} px into tiles of {size // factor} px; expected tiles of "
+            f"at least {MIN_TILE} px, so a factor of at most {size // MIN_TILE}"
+        )
+
+
+def tile_edges(side: int, factor: int) -> list[tuple[int, int]]:
+    """Start and end of each tile along one side; the first ones take the remainder (75, 75, 74)."""
+    small, remainder = divmod(side, factor)
+    sizes = [small + (tile < remainder) for tile in range(factor)]
+    starts = [sum(sizes[:tile]) for tile in range(factor)]
+    return [(start, start + size) for start, size in zip(starts, sizes, strict=True)]
+
+
+def decode(pixels: Tensor, factor: int) -> Tensor:
+    """Cut every image into ``factor**2`` tiles, each bilinearly up-sampled to the full size.
+
+    IDC's multi-formation (arXiv 2205.14959), differentiable.
+
+    Args:
+        pixels: ``(..., n, C, H, W)`` float.
+        factor: tiles per side.
+
+    Returns:
+        ``(..., n * factor**2, C, H, W)``; the tiles of an image follow each other row by row.
+    """
+    if factor == 1:
+        return pixels
+    *lead, count, channels, height, width = pixels.shape
+    flat = pixels.reshape(-1, channels, height, width)
+    tiles = [
+        F.interpolate(flat[:, :, top:bottom, left:right], (height, width), mode="bilinear")
+        for top, bottom in tile_edges(height, factor)
+        for left, right in tile_edges(width, factor)
+    ]
+    return torch.stack(tiles, 1).view(*lead, count * factor**2, channels, height, width)
+
+
+def encode(images: Tensor, factor: int) -> Tensor:
+    """Shrink ``factor**2`` images into the tiles of one: the "mix" initialisation.
+
+    Args:
+        images: ``(..., n * factor**2, C, H, W)`` float.
+        factor: tiles per side.
+
+    Returns:
+        ``(..., n, C, H, W)``.
+    """
+    *lead, count, channels, height, width = images.shape
+    grouped = images.reshape(-1, factor**2, channels, height, width)
+    pixels = torch.empty_like(grouped[:, 0])
+    corners = [(y, x) for y in tile_edges(height, factor) for x in tile_edges(width, factor)]
+    for tile, ((top, bottom), (left, right)) in enumerate(corners):
+        pixels[:, :, top:bottom, left:right] = F.interpolate(
+            grouped[:, tile], (bottom - top, right - left), mode="bilinear", antialias=True
+        )
+    return pixels.view(*lead, count // factor**2, channels, height, width)
+
+
+@dataclass(frozen=True)
+class SyntheticSet:
+    """A condensed data set.
+
+    Args:
+        images: ``(num_classes * ipc, C, H, W)`` float32 in [0, 1], sorted by class.
+        labels: ``(num_classes * ipc,)`` int64.
+        class_names: one name per class.
+        factor: tiles per side of every image.
+        mean, std: per channel, to normalise by before a network.
+        info: what made it: dataset, method, iterations, seed, version.
+    """
+
+    images: Tensor
+    labels: Tensor
+    class_names: Sequence[str]
+    factor: int
+    mean: Sequence[float]
+    std: Sequence[float]
+    info: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @property
+    def ipc(self) -> int:
+        """Images per class as stored, before decoding."""
+        return len(self.images) // self.num_classes
+
+    def decode(self) -> tuple[Tensor, Tensor]:
+        """Training images ``(num_classes * ipc * factor**2, C, H, W)`` and their labels."""
+        return decode(self.images, self.factor), self.labels.repeat_interleave(self.factor**2)
+
+    def save(self, path: str | Path) -> None:
+        """Write one ``.safetensors`` file, complete or not at all.
+
+        Raises:
+            UserError: if the file cannot be written.
+        """
+        metadata = {
+            "format": FORMAT,
+            "classes": list(self.class_names),
+            "ipc": self.ipc,
+            "factor": self.factor,
+            "mean": list(self.mean),
+            "std": list(self.std),
+            **self.info,
+        }
+        write_tensors(Path(path), {"images": self.images, "labels": self.labels}, metadata)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "SyntheticSet":
+        """Read a file written by :meth:`save`.
+
+        Raises:
+            UserError: if the file is missing, damaged, or something else.
+        """
+        tensors, metadata = read_tensors(Path(path), FORMAT)
+        names = {"classes", "factor", "mean", "std", "ipc"}
+        if not {"images", "labels"} <= tensors.keys() or not names <= metadata.keys():
+            raise UserError(f"{path}: expected a {FORMAT} with images and labels; it lacks some")
+        images, labels = tensors["images"], tensors["labels"]
+        if images.ndim != 4 or labels.shape != images.shape[:1]:
+            raise UserError(
+                f"{path}: expected images (n, C, H, W) and labels (n,), got "
+                f"{tuple(images.shape)} and {tuple(labels.shape)}"
+            )
+        classes = len(metadata["classes"])
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+            raise UserError(
+                f"{path}: expected labels from 0 to {classes - 1}, got "
+                f"{int(labels.min())} to {int(labels.max())}"
+            )
+        info = {k: v for k, v in metadata.items() if k not in names | {"format"}}
+        return cls(
+            images=images,
+            labels=labels,
+            class_names=tuple(metadata["classes"]),
+            factor=metadata["factor"],
+            mean=tuple(metadata["mean"]),
+            std=tuple(metadata["std"]),
+            info=info,
+        )
+
+    def export(self, folder: str | Path, *, decoded: bool = False) -> None:
+        """Write ``<folder>/<class>/<number>.png``, 8 bits; one file per tile if ``decoded``."""
+        from torchvision.utils import save_image
+
+        images, labels = self.decode() if decoded else (self.images, self.labels)
+        for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
+            name = self.class_names[label].replace("/", "_")
+            target = Path(folder) / f"{label:04d}_{name}" / f"{number:06d}.png"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            save_image(image, target)
