@@ -3,10 +3,13 @@
 import difflib
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from .decode import decode
 from .digits import read_digits
 from .errors import DataError
 from .labelled import LabelledImages
@@ -15,6 +18,9 @@ from .mnist import read_mnist
 from .protocol import RealImages
 from .registry import DATASETS, NOT_YET, DatasetInfo
 from .resize import resized
+from .room import refuse_without_room
+from .through_torchvision import read_cifar, read_svhn
+from .trees import ImageTree, folder_tree, imagenet_tree
 
 log = logging.getLogger("m3d_fast")
 
@@ -47,14 +53,16 @@ def open_dataset(
     info = _info(name)
     if split not in ("train", "test"):
         raise DataError(f"the split is 'train' or 'test', got '{split}'")
-    folder = None if root is None else Path(root).expanduser()
+    target = _device(device)
     try:
-        data = _read(name, info, folder, split, _side(name, info, size))
+        data = _read(name, _root(root), split, _side(name, info, size), target)
     except ModuleNotFoundError as missing:
         raise DataError(
             f"{name} needs the Python package {missing.name}: pip install 'm3d_fast[condense]'"
         ) from missing
-    images = MemoryImages(data, mean=info.mean, std=info.std, device=device, seed=seed)
+    except OSError as cause:
+        raise DataError(f"{name} cannot be read: {cause}") from cause
+    images = MemoryImages(data, mean=info.mean, std=info.std, device=target, seed=seed)
     log.info(
         "%s: %d %s images from %s, resident on %s",
         name,
@@ -85,12 +93,52 @@ def _side(name: str, info: DatasetInfo, size: int | None) -> int:
     return side
 
 
-def _read(name: str, info: DatasetInfo, root: Path | None, split: str, side: int) -> LabelledImages:
-    match info.kind:
+def _device(device: str | torch.device) -> torch.device:
+    target = torch.device(device)
+    if target.type == "cuda" and not torch.cuda.is_available():
+        raise DataError(f"images cannot be put on {target}: no CUDA device here, take cpu")
+    return target
+
+
+def _root(root: str | os.PathLike[str] | None) -> Path | None:
+    if root is None:
+        return None
+    folder = Path(root).expanduser()
+    if folder.is_file():
+        raise DataError(f"the data root must be a folder, {folder} is a file")
+    return folder
+
+
+def _read(
+    name: str, root: Path | None, split: str, side: int, device: torch.device
+) -> LabelledImages:
+    match DATASETS[name].kind:
         case "idx":
-            data = read_mnist(name, root, split)
+            return _at_side(name, read_mnist(name, root, split), side, device)
+        case "cifar":
+            return _at_side(name, read_cifar(name, root, split), side, device)
+        case "svhn":
+            return _at_side(name, read_svhn(root, split), side, device)
         case "digits":
-            data = read_digits(split)
-        case _:
-            raise DataError(f"{name} cannot be opened yet")
-    return LabelledImages(resized(data.images, side), data.labels, data.class_names, data.source)
+            return _at_side(name, read_digits(split), side, device)
+        case "folder":
+            return _decoded(name, folder_tree(root, split), side, device)
+        case "imagenet":
+            return _decoded(name, imagenet_tree(name, root, split), side, device)
+
+
+def _at_side(name: str, data: LabelledImages, side: int, device: torch.device) -> LabelledImages:
+    refuse_without_room(name, (*data.images.shape[:2], side, side), device)
+    return replace(data, images=resized(data.images, side))
+
+
+def _decoded(name: str, tree: ImageTree, side: int, device: torch.device) -> LabelledImages:
+    counts = [len(members) for members in tree.files.values()]
+    refuse_without_room(name, (sum(counts), 3, side, side), device)
+    paths = [path for members in tree.files.values() for path in members]
+    return LabelledImages(
+        decode(paths, side, device),
+        np.repeat(np.arange(len(counts)), counts),
+        tuple(tree.files),
+        str(tree.folder),
+    )

@@ -12,6 +12,8 @@ from pathlib import Path
 
 log = logging.getLogger("m3d_fast")
 
+CACHE = Path("~/.cache/m3d_fast")
+
 _TIMEOUT_SECONDS = 10.0
 
 

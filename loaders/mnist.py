@@ -11,7 +11,6 @@ from .errors import DataError
 from .idx import read_idx
 from .labelled import LabelledImages, check_labels
 
-CACHE = Path("~/.cache/m3d_fast")
 DEBIAN_FOLDERS = {"fashionmnist": Path("/usr/share/datasets/fashion-mnist")}
 
 _TORCHVISION_NAMES = {"fashionmnist": "FashionMNIST", "mnist": "MNIST"}
@@ -92,7 +91,7 @@ def _find(name: str, root: Path | None, split: str) -> Path:
     if root is not None:
         folders = [root, root / raw]
     else:
-        folders = [CACHE.expanduser() / raw]
+        folders = [download.CACHE.expanduser() / raw]
         if name in DEBIAN_FOLDERS:
             folders.insert(0, DEBIAN_FOLDERS[name])
     for folder in folders:
