@@ -37,24 +37,25 @@ def _check_bandwidth_tensor(name: str, given: Tensor) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Gaussian:
-    """Mixture of Gaussians, ``k(a, b) = sum over s in scales of exp(-|a - b|^2 / (bandwidth * s))``.
+    """Mixture of Gaussians: the sum of ``exp(-|a - b|^2 / (bandwidth * s))`` over s in scales.
 
     The default is the kernel of M3D (arXiv 2312.15927, eq. 9 and its code).
 
     Args:
         bandwidth: in units of squared distance, ``2 sigma^2 = 1 / gamma``. A float, a tensor (a
-            scalar, or one number per batch element, of the samples' device), or ``"mean"``: the mean
-            squared distance over all pairs of distinct rows of the stacked ``[x; y]``, per batch
-            element. No gradient flows through it.
+            scalar, or one number per batch element, on the samples' device), or ``"mean"``: the
+            mean squared distance over all pairs of distinct rows of the stacked ``[x; y]``, per
+            batch element. No gradient flows through it.
         sigma: standard deviation, instead of ``bandwidth``; float or tensor.
         gamma: inverse bandwidth, instead of ``bandwidth``; float or tensor.
         scales: multiples of the bandwidth that are summed.
 
     Raises:
-        TypeError: if more than one of ``bandwidth``, ``sigma``, ``gamma`` is given, or one is no number.
-        ValueError: if one is not positive and finite, is a tensor that requires a gradient, or
-            ``scales`` is empty. A tensor's values are checked when it is used, on the CPU only: on a
-            GPU they are not read (that would stall it), and a bad one gives NaN.
+        TypeError: if more than one of ``bandwidth``, ``sigma``, ``gamma`` is given, or one is no
+            number.
+        ValueError: if one is not positive and finite or is a tensor that requires a gradient, or
+            ``scales`` is empty. What a tensor holds is checked when it is used, on the CPU only: on
+            a GPU it is not read (that would stall it), and a bad number gives NaN.
     """
 
     bandwidth: float | Tensor | str = "mean"
@@ -84,7 +85,9 @@ class Gaussian:
     def resolved_bandwidth(self) -> float | Tensor | None:
         """The bandwidth in units of squared distance, or None for the mean rule."""
         if self.sigma is not None:
-            return 2 * self.sigma**2
+            # keeps the sign, so that a negative tensor is noticed when it is used
+            sigma = self.sigma
+            return 2 * sigma * (sigma.abs() if isinstance(sigma, Tensor) else sigma)
         if self.gamma is not None:
             return 1 / self.gamma
         return None if isinstance(self.bandwidth, str) else self.bandwidth
@@ -132,7 +135,7 @@ class Polynomial:
     def encode(self, dimensions: int) -> Encoded:
         """As the op takes it, with gamma filled in."""
         gamma = 1 / dimensions if self.gamma is None else self.gamma
-        return Encoded("polynomial", [float(self.degree), gamma, self.coef0], None)
+        return Encoded("polynomial", [float(self.degree), gamma, float(self.coef0)], None)
 
 
 @dataclass(frozen=True)

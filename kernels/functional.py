@@ -1,17 +1,13 @@
 """The functions a caller uses, and the checks of what a caller passes."""
 
-from typing import Any, Literal, get_args, overload
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
 
-from . import ops, reference
-from .families import Gaussian, Kernel, Linear, Polynomial
-
-Estimator = Literal["biased", "unbiased"]
-Precision = Literal["highest", "high", "medium"]
-Reduction = Literal["mean", "sum", "none"]
-Side = Literal["x", "y", "both"]
+from . import checks, ops, reference
+from .checks import Estimator, Precision, Reduction, Side
+from .families import Gaussian, Kernel
 
 M3D_KERNEL = Gaussian()
 
@@ -28,27 +24,30 @@ def mmd2(
 ) -> Tensor:
     """Squared maximum mean discrepancy of two samples, per batch element.
 
-    ``mean k(x, x') + mean k(y, y') - 2 mean k(x, y)`` (Gretton et al. 2012, equations 3 and 5; with the
-    default kernel the loss of M3D, arXiv 2312.15927, equation 9): as it is, no root, no absolute value.
-    Value and gradient come out of one pass; there is no second derivative and no forward mode.
+    ``mean k(x, x') + mean k(y, y') - 2 mean k(x, y)``, as it is: no root, no absolute value. From
+    Gretton et al. 2012, A Kernel Two-Sample Test (the square of its equation 5 if biased, its
+    equation 3 if unbiased); with the default kernel the loss of M3D (arXiv 2312.15927, equation 9).
+    Value and gradient come out of one pass; there is no second and no forward-mode derivative.
 
     Args:
-        x: one sample, ``(..., N, D)``, any floating dtype. Sums are taken in float32, or in float64
-            for float64 input.
+        x: one sample, ``(..., N, D)``, any floating dtype; computed in float32, or in float64 for
+            float64. Its gradient has its own dtype.
         y: the other sample, ``(..., M, D)``, with the batch dimensions, dtype and device of ``x``
             (under autocast the dtypes may differ).
         kernel: ``Gaussian``, ``Polynomial`` or ``Linear``.
-        estimator: "biased" averages over all pairs of ``x`` (V-statistic), "unbiased" over the pairs of
-            distinct rows (U-statistic, which may be negative).
-        precision: the least that will do: "highest" is float32, "high" about 1e-5, "medium" bfloat16;
-            None follows ``torch.get_float32_matmul_precision()``.
-        x_lengths: how many rows of each batch element count, integer ``(...)``; the others are ignored,
-            whatever they hold, and get a zero gradient.
+        estimator: "biased" averages over all pairs within a sample (V-statistic), "unbiased" over
+            the pairs of distinct rows (U-statistic, which may be negative).
+        precision: the least that will do: "highest" is that of float32, "high" about 1e-5,
+            "medium" that of bfloat16; None follows ``torch.get_float32_matmul_precision()``. What
+            runs today is float32 whatever is given.
+        x_lengths: how many rows of each batch element count, integer ``(...)``; the others are
+            ignored, whatever they hold, and get a zero gradient.
         y_lengths: the same for ``y``.
 
     Returns:
-        ``(...)``, in the units of the kernel: float32, or float64 for float64 input. NaN or infinite rows
-        that count give NaN. Zero if all points are equal.
+        ``(...)``, in the units of the kernel: float32, or float64 for float64 input. NaN and
+        infinity in rows that count make it NaN or infinite. If all points are equal it is zero,
+        with a zero gradient (with ``Polynomial`` up to rounding).
 
     Raises:
         TypeError, ValueError: for arguments that do not fit, with what was expected and given. On a
@@ -56,7 +55,7 @@ def mmd2(
         NotImplementedError: for a second or a forward-mode derivative.
     """
     arguments = _op_arguments(x, y, kernel, estimator, precision, x_lengths, y_lengths)
-    return ops.mmd2(*arguments, True, False, False)[0]
+    return ops.differentiable(*arguments)
 
 
 @overload
@@ -107,15 +106,15 @@ def mmd2_and_grad(
 
     Args:
         wrt: the side to differentiate: "y", "x" or "both".
-        value: False leaves the value out, and with it K(x, x) (or K(y, y)), which the gradient of the
-            other side does not need.
+        value: False leaves the value out, and with it K(x, x) or K(y, y), which the gradient of
+            the other side does not need.
 
     Returns:
-        The value, ``(...)`` (None if left out), and the gradient of each batch element's own value: in
-        ``y`` ``(..., M, D)``, in ``x`` ``(..., N, D)``, or the pair (in x, in y), each in the dtype of
-        its sample. Neither is connected to autograd.
+        The value, ``(...)`` (None if left out), and the gradient of each batch element's own value:
+        in ``y`` ``(..., M, D)``, in ``x`` ``(..., N, D)``, or the pair (in x, in y), each in the
+        dtype of its sample. None of them is connected to autograd.
     """
-    _check_choice("wrt", wrt, Side)
+    checks.check_choice("wrt", wrt, Side)
     arguments = _op_arguments(x, y, kernel, estimator, precision, x_lengths, y_lengths)
     with torch.no_grad():
         result, grad_x, grad_y = ops.mmd2(*arguments, value, wrt != "y", wrt != "x")
@@ -128,8 +127,8 @@ class MMDLoss(nn.Module):
     """``mmd2`` as a module; see there for shapes and errors.
 
     Args:
-        kernel: ``Gaussian``, ``Polynomial`` or ``Linear``. A bandwidth tensor in it stays on its device
-            when the module moves.
+        kernel: ``Gaussian``, ``Polynomial`` or ``Linear``. A bandwidth tensor in it stays on its
+            device when the module moves.
         estimator: "biased" or "unbiased".
         reduction: over the batch dimensions: "mean", "sum" or "none".
         precision: as in ``mmd2``.
@@ -144,10 +143,10 @@ class MMDLoss(nn.Module):
         precision: Precision | None = None,
     ) -> None:
         super().__init__()
-        _check_kernel(kernel)
-        _check_choice("estimator", estimator, Estimator)
-        _check_choice("reduction", reduction, Reduction)
-        _check_precision(precision)
+        checks.check_kernel(kernel)
+        checks.check_choice("estimator", estimator, Estimator)
+        checks.check_choice("reduction", reduction, Reduction)
+        checks.check_precision(precision)
         self.kernel = kernel
         self.estimator: Estimator = estimator
         self.reduction: Reduction = reduction
@@ -160,7 +159,7 @@ class MMDLoss(nn.Module):
         x_lengths: Tensor | None = None,
         y_lengths: Tensor | None = None,
     ) -> Tensor:
-        """The loss of ``x`` (..., N, D) against ``y`` (..., M, D), reduced over the batch dimensions."""
+        """The loss between ``x`` (..., N, D) and ``y`` (..., M, D), reduced over the batch."""
         value = mmd2(
             x,
             y,
@@ -182,8 +181,8 @@ class MMDLoss(nn.Module):
 def gram(x: Tensor, y: Tensor, kernel: Kernel) -> Tensor:
     """The kernel matrix ``k(x_i, y_j)``, ``(..., N, M)``.
 
-    Differentiable by plain autograd, also twice, but not through the bandwidth of ``Gaussian("mean")``,
-    which is that of the stacked ``[x; y]``. Follows torch's own matmul precision.
+    The bandwidth of ``Gaussian("mean")`` is that of the stacked ``[x; y]``. Differentiable by plain
+    autograd, also twice, but not through that bandwidth. Follows torch's own matmul precision.
 
     Args:
         x: ``(..., N, D)``, any floating dtype; computed in float32, or in float64 for float64.
@@ -193,10 +192,10 @@ def gram(x: Tensor, y: Tensor, kernel: Kernel) -> Tensor:
     Raises:
         TypeError, ValueError: as in ``mmd2``, but a bad value in a bandwidth tensor gives NaN.
     """
-    _check_samples(x, y)
-    _check_kernel(kernel)
+    checks.check_samples(x, y)
+    checks.check_kernel(kernel)
     name, parameters, bandwidth = kernel.encode(x.shape[-1])
-    _check_batch("bandwidth", bandwidth, x, scalar=True)
+    checks.check_bandwidth(bandwidth, x)
     with torch.autocast(x.device.type, enabled=False):
         return reference.gram(x, y, name, parameters, bandwidth)
 
@@ -211,78 +210,15 @@ def _op_arguments(
     y_lengths: Tensor | None,
 ) -> tuple[Any, ...]:
     """Check what the caller passed; as the op takes it, but for the flags at its end."""
-    _check_samples(x, y)
-    _check_kernel(kernel)
-    _check_choice("estimator", estimator, Estimator)
-    _check_precision(precision)
-    _check_lengths("x_lengths", x_lengths, x)
-    _check_lengths("y_lengths", y_lengths, y)
-    unbiased = estimator == "unbiased"
-    for label, points, lengths in (("x", x, x_lengths), ("y", y, y_lengths)):
-        if unbiased and points.shape[-2] < 2:
-            raise ValueError(f"{label}: the unbiased estimator needs at least 2 rows, got 1")
+    checks.check_samples(x, y)
+    checks.check_kernel(kernel)
+    checks.check_choice("estimator", estimator, Estimator)
+    checks.check_precision(precision)
+    checks.check_lengths("x_lengths", x_lengths, x)
+    checks.check_lengths("y_lengths", y_lengths, y)
+    checks.check_rows("x", x, estimator)
+    checks.check_rows("y", y, estimator)
     name, parameters, bandwidth = kernel.encode(x.shape[-1])
-    _check_batch("bandwidth", bandwidth, x, scalar=True)
+    checks.check_bandwidth(bandwidth, x)
+    unbiased = estimator == "unbiased"
     return x, y, bandwidth, x_lengths, y_lengths, name, parameters, unbiased, precision
-
-
-def _check_samples(x: Tensor, y: Tensor) -> None:
-    for label, points in (("x", x), ("y", y)):
-        if not isinstance(points, Tensor):
-            raise TypeError(f"{label}: expected a tensor, got {type(points).__name__}")
-        if not points.is_floating_point():
-            raise TypeError(f"{label}: expected a floating dtype, got {points.dtype}")
-        if points.ndim < 2 or 0 in points.shape[-2:]:
-            raise ValueError(
-                f"{label}: expected at least one row and one column, (..., rows, columns),"
-                f" got {tuple(points.shape)}"
-            )
-    if x.shape[:-2] != y.shape[:-2] or x.shape[-1] != y.shape[-1]:
-        raise ValueError(
-            f"x, y: expected (..., N, D) and (..., M, D), got {tuple(x.shape)} and {tuple(y.shape)}"
-        )
-    if x.device != y.device:
-        raise ValueError(f"x, y: expected one device, got {x.device} and {y.device}")
-    if x.dtype != y.dtype and not _may_mix(x, y):
-        raise TypeError(f"x, y: expected one dtype, got {x.dtype} and {y.dtype}")
-
-
-def _may_mix(x: Tensor, y: Tensor) -> bool:
-    return torch.is_autocast_enabled(x.device.type) and torch.float64 not in (x.dtype, y.dtype)
-
-
-def _check_kernel(kernel: Kernel) -> None:
-    if not isinstance(kernel, Gaussian | Polynomial | Linear):
-        raise TypeError(f"kernel: expected Gaussian, Polynomial or Linear, got {kernel!r}")
-
-
-def _check_choice(label: str, given: object, choices: Any) -> None:
-    allowed = get_args(choices)
-    if given not in allowed:
-        raise ValueError(f"{label}: expected one of {', '.join(map(repr, allowed))}, got {given!r}")
-
-
-def _check_precision(precision: Precision | None) -> None:
-    if precision is not None:
-        _check_choice("precision", precision, Precision)
-
-
-def _check_lengths(label: str, lengths: Tensor | None, points: Tensor) -> None:
-    if lengths is None:
-        return
-    if not isinstance(lengths, Tensor) or lengths.dtype not in (torch.int32, torch.int64):
-        given = lengths.dtype if isinstance(lengths, Tensor) else type(lengths).__name__
-        raise TypeError(f"{label}: expected an int32 or int64 tensor, got {given}")
-    _check_batch(label, lengths, points, scalar=False)
-
-
-def _check_batch(label: str, given: Tensor | None, points: Tensor, *, scalar: bool) -> None:
-    """One number per batch element, on the samples' device."""
-    if given is None:
-        return
-    batch = points.shape[:-2]
-    if given.shape != batch and not (scalar and given.ndim == 0):
-        expected = f"{tuple(batch)} or ()" if scalar else str(tuple(batch))
-        raise ValueError(f"{label}: expected shape {expected}, got {tuple(given.shape)}")
-    if given.device != points.device:
-        raise ValueError(f"{label}: expected device {points.device}, got {given.device}")

@@ -2,15 +2,16 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
 
 @contextmanager
 def full_float32(device: torch.device) -> Iterator[None]:
-    """Keep matrix products in float32 whatever the process allows (tf32, bf16); then put it back."""
-    cuda, cpu = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    backend = cuda if device.type == "cuda" else cpu
+    """Keep matrix products in float32 whatever the process allows, then put that back."""
+    backend: Any = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
+    backend = backend.matmul
     before = backend.fp32_precision
     if before in ("none", "ieee"):
         yield

@@ -14,15 +14,8 @@ class Sample(NamedTuple):
     """The rows of one side, in the accumulator's dtype."""
 
     points: Tensor  # (..., n, D), zero beyond the length
-    count: float | Tensor  # how many rows count; a tensor has shape (..., 1, 1)
+    rows: float | Tensor  # how many rows count; a tensor is (..., 1, 1)
     mask: Tensor | None  # (..., n, 1), None when every row counts
-
-
-class Block(NamedTuple):
-    """Rows of one sample against rows of another; None for what was not asked."""
-
-    total: Tensor | None  # (...), float64: mean over the pairs of k(a, b), less k's constant
-    slope: Tensor | None  # (..., n_a, n_b): dk / d(a.b), divided by the number of pairs
 
 
 class Rule(NamedTuple):
@@ -33,8 +26,15 @@ class Rule(NamedTuple):
     unbiased: bool
 
 
+class Block(NamedTuple):
+    """Rows of one sample against rows of another, both parts divided by the number of pairs."""
+
+    total: Tensor | float  # (...), float64: sum of k(a, b) less k's constant; 0.0 if not asked
+    slope: Tensor | None  # (..., n_a, n_b): dk / d(a.b); None if not asked
+
+
 class Result(NamedTuple):
-    """MMD^2 and its gradients; None for what was not asked."""
+    """MMD^2 and its gradients, None for what was not asked."""
 
     value: Tensor | None
     grad_x: Tensor | None
@@ -68,20 +68,24 @@ def _masked(points: Tensor, like: Sample) -> Sample:
 def centre(x: Sample, y: Sample) -> tuple[Sample, Sample]:
     """Move the origin to the mean of the stacked samples.
 
-    Subtracting one row first makes equal rows exactly zero, and the mean accurate far from the origin.
+    Subtracting one row first makes equal rows exactly zero, and the mean accurate far from the
+    origin. The origin is a constant to autograd: distances do not depend on it.
     """
     anchor = x.points[..., :1, :].detach()
     x, y = _masked(x.points - anchor, x), _masked(y.points - anchor, y)
     total = x.points.detach().sum(-2, keepdim=True) + y.points.detach().sum(-2, keepdim=True)
-    mean = total / (x.count + y.count)
+    mean = total / (x.rows + y.rows)
     return _masked(x.points - mean, x), _masked(y.points - mean, y)
 
 
 def mean_bandwidth(x: Sample, y: Sample) -> Tensor:
-    """Mean squared distance over the pairs of distinct rows of the stacked, centred samples, (..., 1, 1)."""
+    """Mean squared distance over pairs of distinct rows of the stacked samples, as (..., 1, 1).
+
+    The samples are centred.
+    """
     spread = x.points.detach().square().sum((-2, -1), keepdim=True)
     spread = spread + y.points.detach().square().sum((-2, -1), keepdim=True)
-    bandwidth = 2 * spread / (x.count + y.count - 1)
+    bandwidth = 2 * spread / (x.rows + y.rows - 1)
     # zero only if all rows are equal: every distance is then zero, whatever divides it
     return bandwidth.masked_fill(bandwidth == 0, 1)
 
@@ -105,20 +109,18 @@ def _gaussian(
     """``k - k(0)`` and ``dk / d(a.b)``; expm1 keeps the digits that ``exp - 1`` would cancel."""
     if bandwidth is not None:
         squared = squared / bandwidth
-    k, k_slope = None, None
-    if value:
-        k = sum((torch.expm1(squared / -s) for s in scales), torch.zeros_like(squared))
-    if slope:
-        k_slope = sum(
-            (torch.exp(squared / -s) * (2 / s) for s in scales), torch.zeros_like(squared)
-        )
-        k_slope = k_slope if bandwidth is None else k_slope / bandwidth
-    return k, k_slope
+    zero = torch.zeros_like(squared)
+    k = sum((torch.expm1(squared / -s) for s in scales), zero) if value else None
+    if not slope:
+        return k, None
+    k_slope = sum((torch.exp(squared / -s) * (2 / s) for s in scales), zero)
+    return k, k_slope if bandwidth is None else k_slope / bandwidth
 
 
 def _polynomial(
-    dot: Tensor, degree: float, gamma: float, coef0: float, value: bool, slope: bool
+    dot: Tensor, parameters: Sequence[float], value: bool, slope: bool
 ) -> tuple[Tensor | None, Tensor | None]:
+    degree, gamma, coef0 = int(parameters[0]), *parameters[1:]
     base = gamma * dot + coef0
     k = base**degree if value else None
     return k, degree * gamma * base ** (degree - 1) if slope else None
@@ -129,31 +131,25 @@ def _block(
 ) -> Block:
     same = a is b
     if rule.name == "polynomial":
-        degree, gamma, coef0 = rule.parameters
-        k, k_slope = _polynomial(a.points @ b.points.mT, degree, gamma, coef0, value, slope)
+        k, k_slope = _polynomial(a.points @ b.points.mT, rule.parameters, value, slope)
     else:
         squared = squared_distances(a.points, b.points)
         if same:
             squared.diagonal(dim1=-2, dim2=-1).zero_()
         k, k_slope = _gaussian(squared, bandwidth, rule.parameters, value, slope)
-    pairs = a.count * (b.count - 1 if same and rule.unbiased else b.count)
+    pairs = a.rows * (b.rows - 1 if same and rule.unbiased else b.rows)
+    # a Gaussian's diagonal is a constant: it counts for nothing in k - k(0) and in the gradient
     without_diagonal = same and (rule.unbiased or rule.name != "polynomial")
-    k = _only_pairs(k, a, b, without_diagonal)
-    k_slope = _only_pairs(k_slope, a, b, without_diagonal)
-    total = (
-        None if k is None else k.sum(-1, keepdim=True).sum(-2, keepdim=True, dtype=torch.float64)
-    )
-    return Block(
-        total=None if total is None else (total / pairs)[..., 0, 0],
-        slope=None if k_slope is None else k_slope / pairs,
-    )
+    total: Tensor | float = 0.0
+    if k is not None:
+        k = _only_pairs(k, a, b, without_diagonal).sum(-1, keepdim=True)
+        total = (k.sum(-2, keepdim=True, dtype=torch.float64) / pairs)[..., 0, 0]
+    if k_slope is not None:
+        k_slope = _only_pairs(k_slope, a, b, without_diagonal) / pairs
+    return Block(total, k_slope)
 
 
-def _only_pairs(
-    matrix: Tensor | None, a: Sample, b: Sample, without_diagonal: bool
-) -> Tensor | None:
-    if matrix is None:
-        return None
+def _only_pairs(matrix: Tensor, a: Sample, b: Sample, without_diagonal: bool) -> Tensor:
     if without_diagonal:
         matrix.diagonal(dim1=-2, dim2=-1).zero_()
     if a.mask is not None:
@@ -163,8 +159,9 @@ def _only_pairs(
     return matrix
 
 
-def _pull(slope: Tensor, source: Sample, target: Sample, rule: Rule) -> Tensor:
-    """Gradient of the mean of k over the pairs, in the rows of ``target``; slope is (..., target, source)."""
+def _pull(slope: Tensor | None, source: Sample, target: Sample, rule: Rule) -> Tensor:
+    """What the rows of ``source`` give to the gradient in those of ``target`` (slope's rows)."""
+    assert slope is not None
     pulled = slope @ source.points
     if rule.name == "polynomial":
         return pulled
@@ -172,24 +169,24 @@ def _pull(slope: Tensor, source: Sample, target: Sample, rule: Rule) -> Tensor:
     return pulled - slope.sum(-1, keepdim=True) * target.points
 
 
-def _linear(x: Sample, y: Sample, rule: Rule, *, value: bool, grad_x: bool, grad_y: bool) -> Result:
-    """MMD^2 is |mean x - mean y|^2; the unbiased one is less the variances of the two means."""
-    x_mean = x.points.sum(-2, keepdim=True) / x.count
-    y_mean = y.points.sum(-2, keepdim=True) / y.count
-    difference = x_mean - y_mean
-    x_rest, y_rest = _masked(x.points - x_mean, x).points, _masked(y.points - y_mean, y).points
-    result = difference.square().sum((-2, -1), keepdim=True, dtype=torch.float64)
-    x_pull, y_pull = 2 * difference / x.count, -2 * difference / y.count
-    if rule.unbiased:
-        x_pairs, y_pairs = x.count * (x.count - 1), y.count * (y.count - 1)
-        for rest, pairs in ((x_rest, x_pairs), (y_rest, y_pairs)):
-            result = result - rest.square().sum((-2, -1), keepdim=True, dtype=torch.float64) / pairs
-        x_pull, y_pull = x_pull - 2 * x_rest / x_pairs, y_pull - 2 * y_rest / y_pairs
-    return Result(
-        value=result[..., 0, 0].to(difference.dtype) if value else None,
-        grad_x=_masked(x_pull.expand_as(x_rest), x).points.contiguous() if grad_x else None,
-        grad_y=_masked(y_pull.expand_as(y_rest), y).points.contiguous() if grad_y else None,
-    )
+def _linear(
+    x: Sample, y: Sample, unbiased: bool, *, value: bool, grad_x: bool, grad_y: bool
+) -> Result:
+    """|mean x - mean y|^2; if unbiased, less the variances of the two means."""
+    means = [side.points.sum(-2, keepdim=True) / side.rows for side in (x, y)]
+    difference = means[0] - means[1]
+    total = difference.square().sum((-2, -1), keepdim=True, dtype=torch.float64)
+    gradients: list[Tensor | None] = []
+    for side, mean, sign, wanted in ((x, means[0], 2, grad_x), (y, means[1], -2, grad_y)):
+        rest = _masked(side.points - mean, side).points
+        gradient = sign * difference / side.rows
+        if unbiased:
+            pairs = side.rows * (side.rows - 1)
+            total = total - rest.square().sum((-2, -1), keepdim=True, dtype=torch.float64) / pairs
+            gradient = gradient - 2 * rest / pairs
+        gradient = _masked(gradient.expand_as(rest), side).points.contiguous()
+        gradients.append(gradient if wanted else None)
+    return Result(total[..., 0, 0].to(difference.dtype) if value else None, *gradients)
 
 
 def mmd2(
@@ -206,39 +203,29 @@ def mmd2(
 ) -> Result:
     """MMD^2 per batch element and its gradients, without autograd.
 
-    Blocks that nothing asked for needs are skipped: K(x, x) enters neither the gradient in ``y``, nor
-    K(y, y) that in ``x``.
+    K(x, x) is skipped unless the value or the gradient in x needs it, and K(y, y) likewise.
     """
     a, b = sample(x, x_lengths), sample(y, y_lengths)
     if rule.name != "polynomial":
         a, b = centre(a, b)
     if rule.name == "linear":
-        return _linear(a, b, rule, value=value, grad_x=grad_x, grad_y=grad_y)
+        return _linear(a, b, rule.unbiased, value=value, grad_x=grad_x, grad_y=grad_y)
     width = None if bandwidth is None else given_bandwidth(bandwidth, a.points.dtype)
     if rule.name == "gaussian_mean":
         width = mean_bandwidth(a, b)
-    cross = _block(b, a, rule, width, value=value, slope=grad_x or grad_y)
-    totals, gradients = [], []
+    cross = _block(a, b, rule, width, value=value, slope=grad_x or grad_y)
+    total, gradients = -2 * cross.total, []
     for own, other, wanted in ((a, b, grad_x), (b, a, grad_y)):
-        if not (value or wanted):
-            gradients.append(None)
-            continue
-        block = _block(own, own, rule, width, value=value, slope=wanted)
-        totals.append(block.total)
-        gradients.append(_gradient(block, cross, own, other, rule, own is a) if wanted else None)
-    if value:
-        total = totals[0] + totals[1] - 2 * cross.total
-    return Result(total.to(a.points.dtype) if value else None, *gradients)
-
-
-def _gradient(
-    block: Block, cross: Block, own: Sample, other: Sample, rule: Rule, transpose: bool
-) -> Tensor:
-    assert block.slope is not None
-    assert cross.slope is not None
-    slope = cross.slope.mT if transpose else cross.slope
-    pull = _pull(block.slope, own, own, rule) - _pull(slope, other, own, rule)
-    return _masked(2 * pull, own).points
+        gradient = None
+        if value or wanted:
+            block = _block(own, own, rule, width, value=value, slope=wanted)
+            total = total + block.total
+        if wanted:
+            slope = cross.slope if own is a or cross.slope is None else cross.slope.mT
+            pull = _pull(block.slope, own, own, rule) - _pull(slope, other, own, rule)
+            gradient = _masked(2 * pull, own).points
+        gradients.append(gradient)
+    return Result(total.to(a.points.dtype) if isinstance(total, Tensor) else None, *gradients)
 
 
 def gram(
@@ -250,7 +237,7 @@ def gram(
         return a.points @ b.points.mT
     if name == "polynomial":
         degree, gamma, coef0 = parameters
-        return (gamma * (a.points @ b.points.mT) + coef0) ** degree
+        return (gamma * (a.points @ b.points.mT) + coef0) ** int(degree)
     a, b = centre(a, b)
     squared = squared_distances(a.points, b.points)
     if name == "gaussian_mean":

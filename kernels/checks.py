@@ -1,0 +1,117 @@
+"""What a caller may pass; everything else is refused here, with what was expected and given."""
+
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from .families import Gaussian, Kernel, Linear, Polynomial
+
+Estimator = Literal["biased", "unbiased"]
+Precision = Literal["highest", "high", "medium"]
+Reduction = Literal["mean", "sum", "none"]
+Side = Literal["x", "y", "both"]
+
+
+def check_samples(x: Tensor, y: Tensor) -> None:
+    """Refuse two tensors that are not samples of one space."""
+    for label, points in (("x", x), ("y", y)):
+        if not isinstance(points, Tensor):
+            raise TypeError(f"{label}: expected a tensor, got {type(points).__name__}")
+        if not points.is_floating_point():
+            raise TypeError(f"{label}: expected a floating dtype, got {points.dtype}")
+        if points.ndim < 2 or 0 in points.shape[-2:]:
+            raise ValueError(
+                f"{label}: expected at least one row and one column, (..., rows, columns),"
+                f" got {tuple(points.shape)}"
+            )
+    if x.shape[:-2] != y.shape[:-2] or x.shape[-1] != y.shape[-1]:
+        raise ValueError(
+            f"x, y: expected (..., N, D) and (..., M, D), got {tuple(x.shape)} and {tuple(y.shape)}"
+        )
+    if x.device != y.device:
+        raise ValueError(f"x, y: expected one device, got {x.device} and {y.device}")
+    if x.dtype != y.dtype and not _may_mix(x, y):
+        raise TypeError(f"x, y: expected one dtype, got {x.dtype} and {y.dtype}")
+
+
+def _may_mix(x: Tensor, y: Tensor) -> bool:
+    return torch.is_autocast_enabled(x.device.type) and torch.float64 not in (x.dtype, y.dtype)
+
+
+def check_kernel(kernel: Kernel) -> None:
+    """Refuse what is not one of our kernels (a class instead of an instance, say)."""
+    if not isinstance(kernel, Gaussian | Polynomial | Linear):
+        raise TypeError(f"kernel: expected Gaussian, Polynomial or Linear, got {kernel!r}")
+
+
+def check_choice(label: str, given: object, choices: Any) -> None:
+    """Refuse what ``choices``, a Literal type, does not list."""
+    allowed = get_args(choices)
+    if given not in allowed:
+        raise ValueError(f"{label}: expected one of {', '.join(map(repr, allowed))}, got {given!r}")
+
+
+def check_precision(precision: Precision | None) -> None:
+    """Refuse an unknown precision; None is torch's own setting."""
+    if precision is not None:
+        check_choice("precision", precision, Precision)
+
+
+def check_rows(label: str, points: Tensor, estimator: Estimator) -> None:
+    """Refuse a single row where the unbiased estimator divides by rows - 1."""
+    if estimator == "unbiased" and points.shape[-2] < 2:
+        raise ValueError(f"{label}: the unbiased estimator needs at least 2 rows, got 1")
+
+
+def check_lengths(label: str, lengths: Tensor | None, points: Tensor) -> None:
+    """Refuse lengths that are not one integer per batch element."""
+    if lengths is None:
+        return
+    if not isinstance(lengths, Tensor) or lengths.dtype not in (torch.int32, torch.int64):
+        given = lengths.dtype if isinstance(lengths, Tensor) else type(lengths).__name__
+        raise TypeError(f"{label}: expected an int32 or int64 tensor, got {given}")
+    _check_batch(label, lengths, points)
+
+
+def check_bandwidth(bandwidth: Tensor | None, points: Tensor) -> None:
+    """Refuse a bandwidth tensor that is neither a scalar nor one number per batch element."""
+    if bandwidth is not None:
+        _check_batch("bandwidth", bandwidth, points, or_scalar=True)
+
+
+def _check_batch(label: str, given: Tensor, points: Tensor, *, or_scalar: bool = False) -> None:
+    batch = tuple(points.shape[:-2])
+    if given.shape != batch and not (or_scalar and given.ndim == 0):
+        expected = f"{batch} or ()" if or_scalar else f"{batch}"
+        raise ValueError(f"{label}: expected shape {expected}, got {tuple(given.shape)}")
+    if given.device != points.device:
+        raise ValueError(f"{label}: expected device {points.device}, got {given.device}")
+
+
+def check_values(
+    x: Tensor,
+    y: Tensor,
+    bandwidth: Tensor | None,
+    x_lengths: Tensor | None,
+    y_lengths: Tensor | None,
+    *,
+    unbiased: bool,
+) -> None:
+    """Refuse what a tensor holds; called where reading it stalls nothing, inside the CPU kernel."""
+    if bandwidth is not None and not ((bandwidth > 0) & bandwidth.isfinite()).all():
+        raise ValueError(
+            "bandwidth: expected positive finite numbers (2 sigma^2, 1 / gamma),"
+            f" got {bandwidth.tolist()}"
+        )
+    for name, points, lengths in (("x_lengths", x, x_lengths), ("y_lengths", y, y_lengths)):
+        if lengths is not None and lengths.numel():
+            _check_range(name, lengths, points.shape[-2], unbiased)
+
+
+def _check_range(name: str, lengths: Tensor, rows: int, unbiased: bool) -> None:
+    low, high = (int(end) for end in lengths.aminmax())
+    if low < 1 or high > rows:
+        raise ValueError(f"{name}: expected 1 to {rows} (the rows there are), got {low} to {high}")
+    if unbiased and low < 2:
+        raise ValueError(f"{name}: the unbiased estimator needs at least 2 rows, got {low}")
