@@ -28,7 +28,7 @@ def fetch(urls: Sequence[str], target: Path, md5: str) -> None:
         md5: checksum of the whole file, hexadecimal.
 
     Raises:
-        OSError: if no address gave the file, or it cannot be written; nothing is left behind.
+        OSError: if no address gave the file, or it cannot be written; no file is left behind.
     """
     failure = OSError("no address to fetch it from")
     for url in urls:

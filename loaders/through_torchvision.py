@@ -47,7 +47,7 @@ def read_cifar(name: str, root: Path | None, split: str) -> LabelledImages:
             raise _not_found(name, missing[0], f"the archive {source.filename}", cause) from cause
     try:
         with warnings.catch_warnings():
-            # the archive was pickled by a numpy whose dtypes say align=0 where 2.4 wants False
+            # the archive's pickles say align=0 where they mean False: numpy 2.4.0 warns of it
             warnings.filterwarnings("ignore", message=r".*align should be passed")
             dataset = source(home, train=split == "train")
     except RuntimeError as cause:
