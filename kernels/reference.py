@@ -16,6 +16,7 @@ class Sample(NamedTuple):
     points: Tensor  # (..., n, D), zero beyond the length
     rows: float | Tensor  # how many rows count; a tensor is (..., 1, 1)
     mask: Tensor | None  # (..., n, 1), None when every row counts
+    squares: Tensor | None = None  # (..., n), |row|^2, once centred
 
 
 class Rule(NamedTuple):
@@ -75,17 +76,23 @@ def centre(x: Sample, y: Sample) -> tuple[Sample, Sample]:
     x, y = _masked(x.points - anchor, x), _masked(y.points - anchor, y)
     total = x.points.detach().sum(-2, keepdim=True) + y.points.detach().sum(-2, keepdim=True)
     mean = total / (x.rows + y.rows)
-    return _masked(x.points - mean, x), _masked(y.points - mean, y)
+    return _with_squares(_masked(x.points - mean, x)), _with_squares(_masked(y.points - mean, y))
+
+
+def _with_squares(side: Sample) -> Sample:
+    return side._replace(squares=side.points.square().sum(-1))
 
 
 def mean_bandwidth(x: Sample, y: Sample) -> Tensor:
-    """Mean squared distance over pairs of distinct rows of the stacked samples, as (..., 1, 1).
+    """Mean squared distance over pairs of distinct rows of the stacked, centred samples.
 
-    The samples are centred.
+    Returns:
+        (..., 1, 1), a constant to autograd.
     """
-    spread = x.points.detach().square().sum((-2, -1), keepdim=True)
-    spread = spread + y.points.detach().square().sum((-2, -1), keepdim=True)
-    bandwidth = 2 * spread / (x.rows + y.rows - 1)
+    assert x.squares is not None
+    assert y.squares is not None
+    spread = x.squares.detach().sum(-1) + y.squares.detach().sum(-1)
+    bandwidth = 2 * spread[..., None, None] / (x.rows + y.rows - 1)
     # zero only if all rows are equal: every distance is then zero, whatever divides it
     return bandwidth.masked_fill(bandwidth == 0, 1)
 
@@ -96,11 +103,13 @@ def given_bandwidth(bandwidth: Tensor, dtype: torch.dtype) -> Tensor:
     return bandwidth.to(dtype).masked_fill(~usable, torch.nan)[..., None, None]
 
 
-def squared_distances(x: Tensor, y: Tensor) -> Tensor:
+def squared_distances(x: Sample, y: Sample) -> Tensor:
     """|x_i - y_j|^2 of centred rows, (..., N, M)."""
-    squares = x.square().sum(-1)[..., :, None] + y.square().sum(-1)[..., None, :]
+    assert x.squares is not None
+    assert y.squares is not None
+    squares = x.squares[..., :, None] + y.squares[..., None, :]
     # rounding can push the difference below zero
-    return (squares - 2 * (x @ y.mT)).clamp_min(0)
+    return (squares - 2 * (x.points @ y.points.mT)).clamp_min(0)
 
 
 def _gaussian(
@@ -133,7 +142,7 @@ def _block(
     if rule.name == "polynomial":
         k, k_slope = _polynomial(a.points @ b.points.mT, rule.parameters, value, slope)
     else:
-        squared = squared_distances(a.points, b.points)
+        squared = squared_distances(a, b)
         if same:
             squared.diagonal(dim1=-2, dim2=-1).zero_()
         k, k_slope = _gaussian(squared, bandwidth, rule.parameters, value, slope)
@@ -239,7 +248,7 @@ def gram(
         degree, gamma, coef0 = parameters
         return (gamma * (a.points @ b.points.mT) + coef0) ** int(degree)
     a, b = centre(a, b)
-    squared = squared_distances(a.points, b.points)
+    squared = squared_distances(a, b)
     if name == "gaussian_mean":
         squared = squared / mean_bandwidth(a, b)
     elif bandwidth is not None:
