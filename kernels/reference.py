@@ -143,11 +143,9 @@ def _block(
         k, k_slope = _polynomial(a.points @ b.points.mT, rule.parameters, value, slope)
     else:
         squared = squared_distances(a, b)
-        if same:
-            squared.diagonal(dim1=-2, dim2=-1).zero_()
         k, k_slope = _gaussian(squared, bandwidth, rule.parameters, value, slope)
     pairs = a.rows * (b.rows - 1 if same and rule.unbiased else b.rows)
-    # a Gaussian's diagonal is a constant: it counts for nothing in k - k(0) and in the gradient
+    # on a Gaussian's diagonal k - k(0) is zero, whatever rounding makes of the distances
     without_diagonal = same and (rule.unbiased or rule.name != "polynomial")
     total: Tensor | float = 0.0
     if k is not None:

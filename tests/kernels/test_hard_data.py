@@ -69,12 +69,24 @@ def test_near_duplicates(distance, mean, generator, truth):
 
 
 def test_wide_bandwidth_keeps_the_digits_that_one_minus_small_would_cancel(generator, truth):
-    """As in CMMD: unit vectors, sigma 10, a value of about 1e-3 k(0) made of numbers near k(0)."""
-    x = torch.nn.functional.normalize(torch.randn(200, 96, generator=generator), dim=-1)
-    y = torch.nn.functional.normalize(torch.randn(150, 96, generator=generator) + 0.3, dim=-1)
-    kernel = Gaussian(sigma=10.0, scales=(1.0,))
+    """Unit vectors as in CMMD: a value of 1e-5 made of numbers between 0.9999 and 1."""
+    x = torch.nn.functional.normalize(torch.randn(40, 96, generator=generator), dim=-1)
+    y = torch.nn.functional.normalize(torch.randn(30, 96, generator=generator) + 0.3, dim=-1)
+    kernel = Gaussian(sigma=100.0, scales=(1.0,))
     exact = truth.exact(x, y, kernel)
     truth.assert_value(mmd2(x, y, kernel), exact.value, within=1e-6 * exact.value.item())
+
+
+def test_a_row_is_at_distance_zero_from_itself(generator):
+    """And far from all others under so narrow a kernel: what is left is k(0) on the diagonals."""
+    x, y = (torch.randn(n, 512, generator=generator, requires_grad=True) for n in (4, 3))
+    kernel = Gaussian(bandwidth=1e-3)
+    value = mmd2(x, y, kernel)
+    value.backward()
+    torch.testing.assert_close(value.item(), 5 / 4 + 5 / 3, rtol=1e-6, atol=0)
+    assert not x.grad.any()
+    assert not y.grad.any()
+    assert mmd2(x, y, kernel, estimator="unbiased").item() == 0
 
 
 def test_narrow_bandwidth_keeps_small_kernel_values(generator, truth):
