@@ -17,6 +17,7 @@ dev = [
     "mypy==1.18.2",
     "pytest>=8.2",
     "pytest-benchmark>=5.1",
+    "pytest-xdist>=3.6",
     "ruff==0.14.6",
     "vulture>=2.14",
 ]

@@ -1,10 +1,19 @@
 """Real images, served class by class."""
 
-from .catalog import open_dataset
+from .catalog import dataset_info, image_side, open_dataset
 from .errors import DataError
 from .memory import MemoryImages
 from .protocol import RealImages
 from .registry import DATASETS
 from .sampling import ClassSampler
 
-__all__ = ["DATASETS", "ClassSampler", "DataError", "MemoryImages", "RealImages", "open_dataset"]
+__all__ = [
+    "DATASETS",
+    "ClassSampler",
+    "DataError",
+    "MemoryImages",
+    "RealImages",
+    "dataset_info",
+    "image_side",
+    "open_dataset",
+]

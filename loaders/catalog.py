@@ -50,12 +50,12 @@ def open_dataset(
         DataError: if the name, split or size is wrong, or the data are missing, damaged or too
             large.
     """
-    info = _info(name)
+    info = dataset_info(name)
     if split not in ("train", "test"):
         raise DataError(f"the split is 'train' or 'test', got '{split}'")
     target = _device(device)
     try:
-        data = _read(name, _root(root), split, _side(name, info, size), target)
+        data = _read(name, _root(root), split, image_side(name, size), target)
     except ModuleNotFoundError as missing:
         raise DataError(
             f"{name} needs the Python package {missing.name}: pip install 'm3d_fast[condense]'"
@@ -74,7 +74,12 @@ def open_dataset(
     return images
 
 
-def _info(name: str) -> DatasetInfo:
+def dataset_info(name: str) -> DatasetInfo:
+    """What is known of a data set before it is opened.
+
+    Raises:
+        DataError: for a name that is not known, with the nearest ones.
+    """
     if name in NOT_YET:
         raise DataError(f"{name} cannot be opened yet in this version: take another data set")
     if name not in DATASETS:
@@ -84,8 +89,13 @@ def _info(name: str) -> DatasetInfo:
     return DATASETS[name]
 
 
-def _side(name: str, info: DatasetInfo, size: int | None) -> int:
-    side = info.default_size if size is None else size
+def image_side(name: str, size: int | None) -> int:
+    """Side in pixels of the square images: ``size``, or the data set's own.
+
+    Raises:
+        DataError: if there is none, or it is too small.
+    """
+    side = dataset_info(name).default_size if size is None else size
     if side is None:
         raise DataError(f"{name} has no size of its own: pass --size PIXELS")
     if side < _SMALLEST_SIDE:

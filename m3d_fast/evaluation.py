@@ -91,16 +91,17 @@ def evaluate(run: str | Path, config: EvaluateConfig | None = None) -> dict[str,
 
 
 def table(content: dict[str, Any]) -> str:
-    """The results as text: method, network, test accuracy in percent, seconds."""
-    rows = [("method", "network", "test accuracy (%)", "networks", "seconds")]
+    """The results as text: test accuracy in percent, seconds to condense and to evaluate."""
+    rows = [("method", "network", "test accuracy (%)", "networks", "condense (s)", "evaluate (s)")]
     for result in content["results"]:
-        spread = "" if result["std"] is None else f" +- {100 * result['std']:.2f}"
+        condensed = result["method"] == content["method"]
         rows.append(
             (
                 result["method"],
                 result["network"],
-                f"{100 * result['mean']:.2f}{spread}",
+                _percent(result),
                 str(len(result["accuracies"])),
+                f"{content['condensation_seconds']:.0f}" if condensed else "",
                 f"{result['seconds']:.0f}",
             )
         )
@@ -116,13 +117,13 @@ class _Evaluation:
         self.run, self.config = run, config
         self.settings = run.load_config()
         self.synthetic = SyntheticSet.load(run.synthetic_file)
-        self.networks = _names(config.networks or self.settings.network or "")
+        self.networks = _names(config.networks or self.settings.network)
         baselines = _names(config.baselines)
         for name in baselines:
             check_name("baselines", name, BASELINES)
         for name in self.networks:
             check_network(name)
-        self.methods = (self.settings.method, "initial", *baselines)
+        self.methods = (*baselines, "initial", self.settings.method)
         self.device = torch.device(resolve_device(config.device))
         self.precision = config.precision or default_precision(str(self.device))
         check_name("precision", self.precision, PRECISIONS)
@@ -155,8 +156,8 @@ class _Evaluation:
         condensed, real = tuple(self.synthetic.class_names), self.train.class_names
         if real != condensed:
             raise UserError(
-                f"the condensed set has {len(condensed)} classes ({', '.join(condensed[:3])}, ...), "
-                f"the data {len(real)} ({', '.join(real[:3])}, ...); "
+                f"the condensed set has {len(condensed)} classes ({', '.join(condensed[:3])}, ..); "
+                f"the data {len(real)} ({', '.join(real[:3])}, ..); "
                 f"give the --data-root the set was condensed from"
             )
 
@@ -172,6 +173,8 @@ class _Evaluation:
             "dataset": self.settings.dataset,
             "ipc": self.synthetic.ipc,
             "factor": self.synthetic.factor,
+            "method": self.settings.method,
+            "condensation_seconds": self.run.condensation_seconds(),
             "test_images": sum(self.test.class_sizes),
             "synthetic_sha256": digest,
             "environment": environment(),
@@ -209,7 +212,7 @@ class _Evaluation:
             result["seconds"] += time.perf_counter() - start
             result["training_images"] = len(images)
             write_json(self.run.evaluation_file, self.content)
-        log.info("%s, %s: %s", method, network, _percent(result))
+        log.info("%s, %s: test accuracy %s %%", method, network, _percent(result))
 
     def _result(self, method: str, network: str) -> dict[str, Any]:
         for result in self.content["results"]:
@@ -224,7 +227,9 @@ class _Evaluation:
             channels, classes = self.synthetic.images.shape[1], self.synthetic.num_classes
             compile = self.config.compile
             if compile is None:
-                compile = compile_pays(self.protocol.repeats * self._images_per_network())
+                compile = compile_pays(
+                    self.protocol.repeats * self._images_per_network(), self.size
+                )
             self._trainers[name] = Trainer(
                 build_network(name, channels, self.size, classes),
                 self.protocol,
@@ -329,4 +334,4 @@ def _unused(file: Path) -> Path:
 
 def _percent(result: dict[str, Any]) -> str:
     spread = "" if result["std"] is None else f" +- {100 * result['std']:.2f}"
-    return f"{100 * result['mean']:.2f}{spread} % test accuracy"
+    return f"{100 * result['mean']:.2f}{spread}"

@@ -59,7 +59,9 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, An
     Every entry of ``metadata`` is an entry of the file's own metadata: strings as they are,
     anything else as JSON. The same content always gives the same bytes.
     """
-    text = {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
+    # a string that would be read back as JSON is written as JSON too
+    plain = {k: isinstance(v, str) and _parsed(v) is v for k, v in metadata.items()}
+    text = {k: v if plain[k] else json.dumps(v) for k, v in metadata.items()}
     host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replace_atomically(path) as temporary:
         save_file(host, temporary, metadata=text)

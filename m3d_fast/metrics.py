@@ -3,11 +3,9 @@
 import json
 import time
 from collections.abc import Sequence
-from types import TracebackType
 
 import torch
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from .errors import UserError
 from .run import RunFolder
@@ -27,6 +25,8 @@ class Metrics:
         self._pending: list[Tensor] = []  # one (C,) per iteration, on the device
         self._last = float("nan")
         self._clock = time.monotonic()
+        from torch.utils.tensorboard import SummaryWriter  # slow to import
+
         # events after a checkpoint are superseded when the run goes on from it
         self._events = SummaryWriter(str(run.path / "tensorboard"), purge_step=first + 1)
 
@@ -48,17 +48,18 @@ class Metrics:
         self._done += len(losses)
         now = time.monotonic()
         self._last = losses[-1].mean().item()
+        seconds = now - self._clock
         record = {
             "iteration": self._done,
             "loss": self._last,
-            "mean_loss": losses.mean().item(),
-            "seconds_per_iteration": (now - self._clock) / len(losses),
+            "mean_loss": losses.mean().item(),  # over the iterations since the line before
+            "seconds": seconds,  # likewise
         }
         self._clock = now
         with self._run.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
-        for name in ("loss", "seconds_per_iteration"):
-            self._events.add_scalar(name, record[name], self._done)
+        self._events.add_scalar("loss", self._last, self._done)
+        self._events.add_scalar("iterations_per_second", len(losses) / seconds, self._done)
         return self._last
 
     def _check(self, losses: Tensor) -> None:
@@ -77,10 +78,5 @@ class Metrics:
     def __enter__(self) -> "Metrics":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._events.close()

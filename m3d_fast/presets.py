@@ -7,7 +7,7 @@ Real batch and augmentation, which the paper does not state, are those of its co
 
 from dataclasses import dataclass, replace
 
-from .loaders import DATASETS
+from .loaders import dataset_info
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def preset_for(dataset: str, size: int, ipc: int) -> Preset:
 
 def network_for(dataset: str, size: int) -> str:
     """The condensation network the field uses at ``size`` pixels."""
-    if DATASETS[dataset].kind == "imagenet" or size > 128:
+    if dataset_info(dataset).kind == "imagenet" or size > 128:
         return "resnetap10"
     return "convnet3" if size < 64 else "convnet4" if size < 128 else "convnet5"
 
@@ -95,7 +95,7 @@ IMAGENET_EPOCHS_BEYOND = 300
 def protocol_for(dataset: str, size: int, decoded_per_class: int, num_classes: int) -> Protocol:
     """The evaluation protocol for ``dataset`` at ``size`` pixels."""
     if size < HIGH_RESOLUTION_SIDE:
-        flip = "flip_" if DATASETS[dataset].flips else ""
+        flip = "flip_" if dataset_info(dataset).flips else ""
         return Protocol(
             epochs=1000,
             repeats=10,

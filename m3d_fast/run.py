@@ -120,6 +120,11 @@ class RunFolder:
         tensors, metadata = read_tensors(self.checkpoint_file, CHECKPOINT_FORMAT)
         return tensors, int(metadata["iteration"])
 
+    def condensation_seconds(self) -> float:
+        """Time spent in the iterations that led to the condensed set."""
+        lines = self.metrics_file.read_text(encoding="utf-8").splitlines()
+        return float(sum(json.loads(line)["seconds"] for line in lines))
+
     def rewind_metrics(self, iteration: int) -> None:
         """Drop the lines after ``iteration``: the resumed run will write them again."""
         if not self.metrics_file.exists():

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from ..errors import UserError
 from .convnet import ConvNet
 from .resnet_ap import ResNetAP10
-from .torchvision_nets import resnet10, resnet18
 
 Builder = Callable[[int, int, int], nn.Module]  # (channels, size, num_classes)
 
@@ -19,11 +18,18 @@ NETWORKS: dict[str, Builder] = {
     "convnet4": lambda channels, size, classes: ConvNet(channels, size, classes, depth=4),
     "convnet5": lambda channels, size, classes: ConvNet(channels, size, classes, depth=5),
     "resnetap10": ResNetAP10,
-    "resnet10": resnet10,
-    "resnet18": resnet18,
+    "resnet10": lambda *arguments: _torchvision("resnet10", *arguments),
+    "resnet18": lambda *arguments: _torchvision("resnet18", *arguments),
 }
 # features from several images at once must not depend on each other: no batch norm
 CONDENSING = ("convnet3", "convnet4", "convnet5", "resnetap10")
+
+
+def _torchvision(name: str, channels: int, size: int, num_classes: int) -> nn.Module:
+    from . import torchvision_nets  # torchvision is slow to import
+
+    builder: Builder = getattr(torchvision_nets, name)
+    return builder(channels, size, num_classes)
 
 
 def check_network(name: str, among: tuple[str, ...] = tuple(NETWORKS)) -> None:

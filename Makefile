@@ -1,0 +1,39 @@
+# make demo | test | check | bench | setup; nothing here needs a GPU. PYTHON=... picks the interpreter.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: setup demo test check bench
+
+setup: $(INSTALLED)
+
+$(INSTALLED): setup.py pyproject.toml
+	.ci/debian-packages $(PYTHON)
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip setuptools
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[dev]'
+	touch $@
+
+# goes on where an earlier demo was stopped; a finished one shows its table again
+demo: $(INSTALLED)
+	.ci/debian-packages --data
+	$(BIN)/python -m m3d_fast.condense --dataset fashionmnist --ipc 1 --iterations 450 --real-batch 64 --out runs/demo --resume
+	$(BIN)/python -m m3d_fast.evaluate runs/demo --baselines random --epochs 300 --repeats 3
+	@echo
+	@echo "Picture, one row per class: runs/demo/grid.png (every tile by itself: runs/demo/grid_decoded.png)"
+	@echo "ImageNet-100 on a GPU, IMAGENET being the folder that holds train/ and val/:"
+	@echo "  $(BIN)/python -m m3d_fast.condense --dataset imagenet100 --data-root IMAGENET --ipc 10 --out runs/imagenet100"
+	@echo "  $(BIN)/python -m m3d_fast.evaluate runs/imagenet100 --baselines random,herding"
+
+test: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -p no:benchmark
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/vulture
+
+bench: $(INSTALLED)
+	mkdir -p benchmarks/results/cpu
+	$(BIN)/python -m pytest benchmarks --benchmark-json=benchmarks/results/cpu/condense.json

@@ -1,0 +1,49 @@
+"""The one way benchmarks time: peers in turn in one run, the device synchronised, medians."""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import pytest
+import torch
+
+ROUNDS = 7
+
+
+@pytest.fixture
+def interleaved(benchmark) -> Callable[[dict[str, Callable[[], object]]], dict[str, float]]:
+    """Time several functions in turn, round by round, so that a noisy machine hurts all alike.
+
+    Returns the median seconds of each; the first is the one pytest-benchmark reports, the others and
+    the ratios of medians to the first go to its ``extra_info``.
+    """
+
+    def run(peers: dict[str, Callable[[], object]]) -> dict[str, float]:
+        for function in peers.values():
+            function()  # warm-up
+        seconds: dict[str, list[float]] = {name: [] for name in peers}
+
+        def once(name: str) -> None:
+            start = time.perf_counter()
+            peers[name]()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            seconds[name].append(time.perf_counter() - start)
+
+        first, *others = peers
+
+        def round_of_others() -> None:
+            for name in others:
+                once(name)
+
+        benchmark.pedantic(lambda: once(first), setup=round_of_others, rounds=ROUNDS)
+        medians = {name: statistics.median(values) for name, values in seconds.items()}
+        benchmark.extra_info["median_seconds"] = medians
+        benchmark.extra_info["times_faster_than"] = {
+            name: medians[name] / medians[first] for name in others
+        }
+        benchmark.extra_info["threads"] = torch.get_num_threads()
+        benchmark.extra_info["torch"] = torch.__version__
+        return medians
+
+    return run

@@ -1,0 +1,43 @@
+"""Run the command lines as a user does: a process of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def environment() -> dict[str, str]:
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+
+def start(module: str, *arguments: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", f"m3d_fast.{module}", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+
+
+def run(module: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    process = start(module, *arguments)
+    out, err = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def condense_digits(out: Path, *more: str) -> list[str]:
+    """Arguments of a condensation of some seconds."""
+    fixed = {
+        "--dataset": "digits",
+        "--iterations": "12",
+        "--real-batch": "8",
+        "--log-every": "2",
+        "--checkpoint-every": "3",
+        "--out": str(out),
+        "--device": "cpu",
+    }
+    return [*(word for pair in fixed.items() for word in pair), *more]

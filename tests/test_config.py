@@ -1,0 +1,95 @@
+"""Presets are the paper's; settings survive the trip to the run folder."""
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+import m3d_fast
+from m3d_fast import CondenseConfig
+from m3d_fast.config import ResolvedConfig, compile_pays
+from m3d_fast.errors import UserError
+from m3d_fast.run import RunFolder
+
+
+def resolved(**given) -> ResolvedConfig:
+    return CondenseConfig(**({"device": "cpu"} | given)).resolved()
+
+
+def test_low_resolution_preset_is_the_papers() -> None:
+    config = resolved(dataset="cifar10")
+    assert (config.iterations, config.ipm, config.factor, config.lr_img) == (10_000, 5, 2, 1.0)
+    assert (config.network, config.size, config.momentum) == ("convnet3", 32, 0.5)
+    assert config.augment == "color_crop_cutout"
+
+
+def test_imagenet_preset_is_the_papers() -> None:
+    config = resolved(dataset="imagenet100", ipc=10)
+    assert (config.iterations, config.ipm, config.factor) == (1000, 5, 3)
+    assert config.lr_img == pytest.approx(0.1 * 10)
+    assert (config.network, config.size, config.real_batch) == ("resnetap10", 224, 64)
+
+
+def test_what_is_given_wins_over_the_preset() -> None:
+    config = resolved(
+        dataset="fashionmnist", lr_img=0.3, factor=1, iterations=5, network="resnetap10"
+    )
+    assert (config.lr_img, config.factor, config.iterations) == (0.3, 1, 5)
+    assert config.network == "resnetap10"
+
+
+def test_resolving_twice_changes_nothing() -> None:
+    once = resolved(dataset="digits")
+    assert once.resolved() == once
+    assert all(
+        getattr(once, f.name) is not None
+        for f in fields(once)
+        if f.name not in ("data_root", "chunk")
+    )
+
+
+def test_settings_survive_the_run_folder(tmp_path: Path) -> None:
+    config = resolved(dataset="digits", ipc=3, out=str(tmp_path / "run"))
+    run = RunFolder(config.out)
+    run.start(config, resume=False)
+    assert run.load_config() == config
+    content = json.loads((tmp_path / "run" / "config.json").read_text())
+    content["settings"]["speed"] = 9
+    (tmp_path / "run" / "config.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="odd names: speed"):
+        run.load_config()
+
+
+def test_a_folder_keeps_its_run(tmp_path: Path) -> None:
+    config = resolved(dataset="digits", out=str(tmp_path / "run"))
+    RunFolder(config.out).start(config, resume=False)
+    with pytest.raises(UserError, match="already in use"):
+        RunFolder(config.out).check(config, resume=False)
+    RunFolder(config.out).check(config, resume=True)
+    other = resolved(dataset="digits", out=config.out, seed=4, lr_img=0.5)
+    with pytest.raises(UserError, match=r"lr_img was 1\.0, now 0\.5; seed was 0, now 4"):
+        RunFolder(config.out).check(other, resume=True)
+
+
+def test_unfinished_metrics_are_rewound(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    lines = [json.dumps({"iteration": i, "loss": 0.1, "seconds": 1.0}) + "\n" for i in (2, 4, 6)]
+    run.metrics_file.write_text("".join(lines) + '{"iterat')
+    run.rewind_metrics(4)
+    assert run.metrics_file.read_text() == "".join(lines[:2])
+    assert run.condensation_seconds() == 2.0
+
+
+def test_compiling_is_for_long_runs() -> None:
+    assert not compile_pays(1_000, 28)
+    assert not compile_pays(100_000, 16)
+
+
+def test_public_names_are_there_and_called_as_documented() -> None:
+    for name in m3d_fast.__all__:
+        assert getattr(m3d_fast, name) is not None
+    assert {"mmd2", "MMDLoss", "Gaussian", "Polynomial", "Linear"} <= set(m3d_fast.__all__)
+    assert {"CondenseConfig", "condense", "evaluate", "SyntheticSet"} <= set(m3d_fast.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        m3d_fast.nothing  # noqa: B018

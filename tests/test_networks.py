@@ -1,0 +1,105 @@
+"""Networks: shapes of the literature, images independent of their batch, seeded initialisation."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from m3d_fast.errors import UserError
+from m3d_fast.networks import CONDENSING, NETWORKS, build_network, initialise
+
+
+def drawn(name: str, channels: int, size: int, classes: int = 10, seed: int = 0) -> nn.Module:
+    network = build_network(name, channels, size, classes)
+    initialise(network, torch.Generator().manual_seed(seed))
+    return network
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "size", "features"),
+    [
+        ("convnet3", 1, 28, 2048),
+        ("convnet3", 3, 32, 2048),
+        ("convnet3", 1, 16, 512),
+        ("convnet4", 3, 64, 2048),
+        ("convnet5", 3, 128, 2048),
+        ("resnetap10", 3, 32, 512),
+        ("resnetap10", 3, 224, 512),
+        ("resnet10", 1, 28, 512),
+        ("resnet18", 3, 96, 512),
+    ],
+)
+def test_features_and_logits_have_the_published_sizes(name, channels, size, features) -> None:
+    network = drawn(name, channels, size, classes=7).eval()
+    images = torch.randn(2, channels, size, size)
+    with torch.no_grad():
+        embedded, logits = network.embed(images), network(images)
+    assert embedded.shape == (2, features)
+    assert logits.shape == (2, 7)
+    head = network.fc if hasattr(network, "fc") else network.head
+    torch.testing.assert_close(head(embedded), logits)
+
+
+def test_convnet3_has_the_published_number_of_parameters() -> None:
+    # 3 x 32 x 32, 10 classes: 320,010 in the DC, DSA and DM papers' code
+    assert sum(p.numel() for p in build_network("convnet3", 3, 32, 10).parameters()) == 320_010
+
+
+def test_resnetap10_halves_the_side_in_the_stem_and_three_stages() -> None:
+    network = build_network("resnetap10", 3, 224, 10)
+    sides = []
+    for block in network.blocks:
+        block.register_forward_hook(lambda module, args, out: sides.append(out.shape[-1]))
+    with torch.no_grad():
+        network.embed(torch.randn(1, 3, 224, 224))
+    assert sides == [56, 56, 28, 14, 7]
+
+
+@pytest.mark.parametrize("name", CONDENSING)
+def test_features_do_not_depend_on_the_batch(name: str) -> None:
+    network = drawn(name, 3, 32).train()
+    images = torch.randn(5, 3, 32, 32)
+    with torch.no_grad():
+        together = network.embed(images)
+        alone = torch.cat([network.embed(image[None]) for image in images])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_initialisation_is_seeded_complete_and_in_place(name: str) -> None:
+    network = drawn(name, 3, 32, seed=1)
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    addresses = [p.data_ptr() for p in network.parameters()]
+    with torch.no_grad():
+        for tensor in (*network.parameters(), *network.buffers()):
+            tensor.fill_(7)
+    initialise(network, torch.Generator().manual_seed(1))
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+    assert addresses == [p.data_ptr() for p in network.parameters()]
+    initialise(network, torch.Generator().manual_seed(2))
+    weights = [k for k, v in before.items() if v.is_floating_point() and v.std() > 0]
+    assert not any(torch.equal(network.state_dict()[k], before[k]) for k in weights)
+
+
+def test_convnet_weights_follow_torchs_default_law() -> None:
+    ours = drawn("convnet3", 3, 32).blocks[4]
+    torchs = nn.Conv2d(128, 128, 3, padding=1)
+    bound = 1 / math.sqrt(128 * 9)
+    for layer in (ours, torchs):
+        assert layer.weight.abs().max() <= bound
+        assert abs(layer.weight.std().item() / (bound / math.sqrt(3)) - 1) < 0.01
+
+
+def test_resnetap_convolutions_have_variance_2_over_kernel_and_outputs() -> None:
+    network = drawn("resnetap10", 3, 32)
+    convolution = network.blocks[4].body[0]
+    expected = math.sqrt(2 / (9 * 512))
+    assert abs(convolution.weight.std().item() / expected - 1) < 0.01
+
+
+def test_bad_names_and_sizes_are_explained() -> None:
+    with pytest.raises(UserError, match=r"expected one of .*convnet3.*got 'convnet'"):
+        build_network("convnet", 3, 32, 10)
+    with pytest.raises(UserError, match="size divisible by 8, got 20 px"):
+        build_network("convnet3", 3, 20, 10)

@@ -1,0 +1,115 @@
+"""Installed as a wheel in a clean environment it imports and runs, from another folder."""
+
+import math
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A virtual environment that holds the wheel, and sees this one's dependencies."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*build, "--wheel-dir", str(folder), str(copy_of_tree(folder))], check=True)
+    (wheel,) = folder.glob("*.whl")
+    venv.create(folder / "venv", with_pip=False)
+    python = folder / "venv" / "bin" / "python"
+    install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
+    subprocess.run([*install, "--no-deps", "--no-index", str(wheel)], check=True)
+    # torch and its friends are 5 GB: the new environment borrows them, not m3d_fast itself
+    site = next((folder / "venv" / "lib").glob("python*/site-packages"))
+    borrowed = [p for p in sys.path if p.endswith("site-packages")]
+    (site / "borrowed.pth").write_text("\n".join(borrowed))
+    return python
+
+
+def copy_of_tree(folder: Path) -> Path:
+    """The tracked sources alone: building writes into the tree it builds."""
+    target = folder / "source"
+    listed = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        source, copy = ROOT / name, target / name
+        if not source.exists() and not source.is_symlink():
+            continue
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_symlink():
+            copy.symlink_to(source.readlink())
+        else:
+            copy.write_bytes(source.read_bytes())
+    return target
+
+
+def run(python: Path, folder: Path, *arguments: str) -> str:
+    clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [str(python), *arguments], cwd=folder, env=clean, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_wheel_imports_and_runs_elsewhere(python: Path, tmp_path: Path) -> None:
+    place = run(python, tmp_path, "-c", "import m3d_fast; print(m3d_fast.__file__)")
+    assert str(python.parent.parent) in place, "the wheel, not the checkout"
+    code = (
+        "import torch; from m3d_fast.kernels import mmd2; from m3d_fast import loaders;"
+        "print(round(mmd2(torch.zeros(1, 4, 2), torch.ones(1, 4, 2)).item(), 3))"
+    )
+    # all pairs across are 2 apart, the mean squared distance of the 8 points is 8/7
+    across = sum(math.exp(-2 / (8 / 7 * scale)) for scale in (0.25, 0.5, 1, 2, 4))
+    assert float(run(python, tmp_path, "-c", code)) == pytest.approx(2 * 5 - 2 * across, abs=2e-3)
+    flags = ["--dataset", "digits", "--iterations", "2", "--real-batch", "4", "--device", "cpu"]
+    run(python, tmp_path, "-m", "m3d_fast.condense", *flags, "--out", "run")
+    assert (tmp_path / "run" / "synthetic.safetensors").exists()
+    evaluated = run(
+        python, tmp_path, "-m", "m3d_fast.evaluate", "run", "--epochs", "1", "--repeats", "1"
+    )
+    assert "initial" in evaluated
+
+
+def test_only_one_top_level_package_is_installed(python: Path) -> None:
+    site = next(python.parent.parent.glob("lib/python*/site-packages"))
+    packages = {p.name for p in site.iterdir() if p.is_dir() and not p.name.endswith(".dist-info")}
+    assert packages == {"m3d_fast"}
+    assert (site / "m3d_fast" / "loaders" / "imagenet_subsets.json").exists()
+    assert (site / "m3d_fast" / "py.typed").exists()
+
+
+def test_the_op_needs_torch_alone(tmp_path: Path) -> None:
+    code = (
+        "import sys, m3d_fast, m3d_fast.kernels;"
+        "heavy = {'triton', 'ffcv', 'torchvision', 'safetensors', 'sklearn', 'PIL'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_function_and_module_of_one_name_both_work() -> None:
+    code = (
+        "import m3d_fast.condense, m3d_fast.evaluate;"
+        "from m3d_fast import CondenseConfig, condense;"
+        "from m3d_fast.engine import condense as function;"
+        "\ntry: m3d_fast.condense(CondenseConfig(dataset='x'))"
+        "\nexcept ValueError as error: print(error)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert "unknown data set 'x'" in done.stdout, done.stderr
