@@ -1,0 +1,65 @@
+"""Products inside the op are float32 whatever the process allows, and its settings survive."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from m3d_fast.kernels import mmd2, reference
+from m3d_fast.kernels.precision import full_float32
+
+BACKENDS = {"cpu": torch.backends.mkldnn.matmul, "cuda": torch.backends.cuda.matmul}
+
+
+def forget_settings() -> None:
+    for place in (torch.backends, *BACKENDS.values()):
+        place.fp32_precision = "none"
+
+
+@pytest.fixture(autouse=True)
+def torch_defaults() -> Iterator[None]:
+    forget_settings()
+    yield
+    forget_settings()
+
+
+@pytest.mark.parametrize("setting", ["tf32", "ieee", "none"])
+@pytest.mark.parametrize("device", BACKENDS)
+def test_products_are_float32_inside_and_as_before_outside(device, setting):
+    backend = BACKENDS[device]
+    backend.fp32_precision = setting
+    with full_float32(torch.device(device)):
+        assert backend.fp32_precision in ("ieee", "none")
+    assert backend.fp32_precision == setting
+
+
+def test_a_setting_for_everything_is_still_followed_afterwards():
+    backend = BACKENDS["cpu"]
+    torch.backends.fp32_precision = "tf32"
+    with full_float32(torch.device("cpu")):
+        assert backend.fp32_precision == "ieee"
+    assert backend.fp32_precision == "tf32"
+    torch.backends.fp32_precision = "ieee"
+    assert backend.fp32_precision == "ieee"
+
+
+def test_setting_is_put_back_after_an_error():
+    backend = BACKENDS["cpu"]
+    backend.fp32_precision = "tf32"
+    with pytest.raises(RuntimeError, match="inside"), full_float32(torch.device("cpu")):
+        raise RuntimeError("inside")
+    assert backend.fp32_precision == "tf32"
+
+
+def test_the_op_uses_it(monkeypatch: pytest.MonkeyPatch):
+    seen = []
+    compute = reference.mmd2
+
+    def watched(*arguments, **options):
+        seen.append(BACKENDS["cpu"].fp32_precision)
+        return compute(*arguments, **options)
+
+    monkeypatch.setattr(reference, "mmd2", watched)
+    BACKENDS["cpu"].fp32_precision = "tf32"
+    mmd2(torch.ones(3, 2), torch.zeros(3, 2), precision="medium")
+    assert seen == ["ieee"]
