@@ -2,8 +2,8 @@
 
     make bench
 
-Both do the same work from the same real images and draws: equality of losses and pixel gradients is
-asserted, in float32, before anything is timed. Needs Fashion-MNIST (Debian's dataset-fashion-mnist).
+Both do the same work from the same real images and draws: equality of losses and pixel gradients
+is asserted, in float32, before anything is timed. Needs Fashion-MNIST (Debian's package).
 """
 
 from collections.abc import Callable

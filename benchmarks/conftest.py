@@ -14,8 +14,8 @@ ROUNDS = 7
 def interleaved(benchmark) -> Callable[[dict[str, Callable[[], object]]], dict[str, float]]:
     """Time several functions in turn, round by round, so that a noisy machine hurts all alike.
 
-    Returns the median seconds of each; the first is the one pytest-benchmark reports, the others and
-    the ratios of medians to the first go to its ``extra_info``.
+    Returns the median seconds of each; the first is the one pytest-benchmark reports, the others
+    and the ratios of medians to the first go to its ``extra_info``.
     """
 
     def run(peers: dict[str, Callable[[], object]]) -> dict[str, float]:
