@@ -56,7 +56,7 @@ def add_settings(parser: argparse.ArgumentParser, config: type) -> None:
         if kind is bool:
             flag["action"] = argparse.BooleanOptionalAction
         else:
-            flag |= {"type": kind, "metavar": setting.metadata.get("unit", kind.__name__.upper())}
+            flag |= {"type": kind, "metavar": setting.metadata["unit"]}
         groups[group].add_argument(f"--{setting.name.replace('_', '-')}", **flag)
 
 

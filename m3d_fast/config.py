@@ -29,9 +29,9 @@ MAX_DECODED = 200  # synthetic images of a class per step, a random choice beyon
 COMPILE_PAYS_PIXELS = 100_000 * 28**2
 
 
-def setting(default: Any, group: str, help: str) -> Any:
-    """A dataclass field that the command line shows as a flag of ``group``."""
-    return field(default=default, metadata={"group": group, "help": help})
+def setting(default: Any, group: str, unit: str, help: str) -> Any:
+    """A dataclass field that the command line shows as a flag of ``group``, valued in ``unit``."""
+    return field(default=default, metadata={"group": group, "unit": unit, "help": help})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,42 +41,56 @@ class CondenseConfig:
     Every field is a flag of ``python -m m3d_fast.condense``; ``--help`` explains each.
     """
 
-    dataset: str = setting("", "data", "data set: " + ", ".join(DATASETS))
-    data_root: str | None = setting(None, "data", "folder that holds the data set")
-    size: int | None = setting(None, "data", "side of the images in pixels")
-    ipc: int = setting(1, "method", "synthetic images per class")
-    method: str = setting("m3d", "method", "objective: " + ", ".join(METHODS))
-    iterations: int | None = setting(None, "method", "steps of the synthetic images")
+    dataset: str = setting("", "data", "NAME", "data set: " + ", ".join(DATASETS))
+    data_root: str | None = setting(None, "data", "DIR", "folder that holds the data set")
+    size: int | None = setting(
+        None, "data", "PIXELS", "side of the images (the data set's own; folder has none)"
+    )
+    ipc: int = setting(1, "method", "N", "synthetic images per class")
+    method: str = setting("m3d", "method", "NAME", "objective: " + ", ".join(METHODS))
+    iterations: int | None = setting(
+        None, "method", "N", "steps of the images [10000; from 65 px on 1000; digits 200]"
+    )
     factor: int | None = setting(
         None,
         "method",
-        "tiles per side of a synthetic image, each trained on as an image of its own",
+        "N",
+        "tiles per side of an image, each used as an image [2; from 65 px on 3]",
     )
     init: str = setting(
-        "mix", "method", "start from: mix (real images as tiles), real (one each), noise"
+        "mix", "method", "NAME", "start from mix (real images as tiles), real (one each) or noise"
     )
-    lr_img: float | None = setting(None, "method", "learning rate of the images, pixels in [0, 1]")
-    momentum: float = setting(0.5, "method", "momentum of the images' SGD")
-    real_batch: int | None = setting(None, "method", "real images per class and step")
-    ipm: int = setting(5, "method", "iterations per model: steps before a new random network")
+    lr_img: float | None = setting(
+        None,
+        "method",
+        "F",
+        "learning rate of the images, pixels in [0, 1] [ipc; from 65 px on ipc/10]",
+    )
+    momentum: float = setting(0.5, "method", "F", "momentum of the images' SGD")
+    real_batch: int | None = setting(
+        None, "method", "N", "real images per class and step [128; from 65 px on, and digits, 64]"
+    )
+    ipm: int = setting(5, "method", "N", "iterations per model, then a new random network")
     network: str | None = setting(
-        None, "method", "network that embeds the images: " + ", ".join(CONDENSING)
+        None, "method", "NAME", f"embeds the images: {', '.join(CONDENSING)} [by size]"
     )
     augment: str | None = setting(
-        None, "method", "DSA strategy, e.g. color_crop_cutout; none for none"
+        None, "method", "OPS", "DSA operations, or none [color_crop_cutout]"
     )
-    seed: int = setting(0, "run", "one seed gives one result on one machine")
-    out: str | None = setting(None, "run", "run folder (runs/DATASET-ipcN-METHOD-seedN)")
-    device: str | None = setting(None, "run", "cuda or cpu (cuda where there is one)")
+    seed: int = setting(0, "run", "N", "one seed gives one result on one machine")
+    out: str | None = setting(None, "run", "DIR", "run folder [runs/DATASET-ipcN-METHOD-seedN]")
+    device: str | None = setting(None, "run", "NAME", "cuda, cuda:N or cpu [cuda if there is one]")
     precision: str | None = setting(
-        None, "run", "network arithmetic: bf16 (where the hardware has it) or fp32"
+        None, "run", "NAME", "network arithmetic: bf16 or fp32 [bf16 where the hardware has it]"
     )
     compile: bool | None = setting(
-        None, "run", "torch.compile the network (when the run is long enough to gain by it)"
+        None, "run", "", "torch.compile the network [when the run is long enough to gain by it]"
     )
-    chunk: int | None = setting(None, "run", "classes stepped together (as many as memory allows)")
-    checkpoint_every: int = setting(100, "run", "iterations between checkpoints")
-    log_every: int = setting(10, "run", "iterations between lines of metrics.jsonl")
+    chunk: int | None = setting(
+        None, "run", "N", "classes stepped together [what caches or GPU memory hold]"
+    )
+    checkpoint_every: int = setting(100, "run", "N", "iterations between checkpoints")
+    log_every: int = setting(10, "run", "N", "iterations between lines of metrics.jsonl")
 
     def resolved(self) -> "ResolvedConfig":
         """The complete settings, checked.

@@ -54,16 +54,24 @@ class EvaluateConfig:
     """
 
     networks: str | None = setting(
-        None, "protocol", "networks to train, joined by commas: " + ", ".join(NETWORKS)
+        None, "protocol", "NAMES", f"trained, by commas: {', '.join(NETWORKS)} [the run's]"
     )
-    repeats: int | None = setting(None, "protocol", "networks trained per method")
-    epochs: int | None = setting(None, "protocol", "passes over the decoded set")
-    baselines: str = setting("", "protocol", "compare with, by commas: " + ", ".join(BASELINES))
-    seed: int = setting(0, "run", "one seed gives one result on one machine")
-    data_root: str | None = setting(None, "run", "folder that holds the data set (the run's)")
-    device: str | None = setting(None, "run", "cuda or cpu (cuda where there is one)")
-    precision: str | None = setting(None, "run", "network arithmetic: bf16 or fp32")
-    compile: bool | None = setting(None, "run", "torch.compile the networks (when it pays)")
+    repeats: int | None = setting(
+        None, "protocol", "N", "networks trained per method [10; from 65 px on 3]"
+    )
+    epochs: int | None = setting(
+        None, "protocol", "N", "passes over the decoded set [1000; from 65 px on by its size]"
+    )
+    baselines: str = setting("", "protocol", "NAMES", f"by commas: {', '.join(BASELINES)}")
+    seed: int = setting(0, "run", "N", "one seed gives one result on one machine")
+    data_root: str | None = setting(
+        None, "run", "DIR", "folder that holds the data set [the run's]"
+    )
+    device: str | None = setting(None, "run", "NAME", "cuda, cuda:N or cpu [cuda if there is one]")
+    precision: str | None = setting(
+        None, "run", "NAME", "network arithmetic: bf16 or fp32 [bf16 where the hardware has it]"
+    )
+    compile: bool | None = setting(None, "run", "", "torch.compile the networks [when it pays]")
 
 
 def evaluate(run: str | Path, config: EvaluateConfig | None = None) -> dict[str, Any]:
