@@ -91,7 +91,8 @@ class Condenser:
         leaf = self.pixels.detach()[first:last].requires_grad_()
         synthetic = decode(leaf, self.factor)
         if shown is not None:
-            synthetic = synthetic.take_along_dim(shown[first:last, :, None, None, None], 1)
+            rows = torch.arange(last - first, device=self.device)[:, None]
+            synthetic = synthetic[rows, shown[first:last]]
         loss = self.method(
             self.embedder,
             self._augmented(real, draws[first:last]),
@@ -248,5 +249,5 @@ def _summary(config: ResolvedConfig, condenser: Condenser, first: int) -> str:
         f"{config.method} on {config.dataset}: {condenser.real.num_classes} classes x {config.ipc} "
         f"images of {config.size} px, factor {config.factor}, iterations {first} to "
         f"{config.iterations}, {config.network} {config.precision} {compiled} on {config.device}, "
-        f"{len(condenser.chunks)} chunks of classes, run folder {config.out}"
+        f"{config.chunk} classes at a time, run folder {config.out}"
     )
