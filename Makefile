@@ -17,7 +17,7 @@ $(INSTALLED): setup.py pyproject.toml
 # goes on where an earlier demo was stopped; a finished one shows its table again
 demo: $(INSTALLED)
 	.ci/debian-packages --data
-	$(BIN)/python -m m3d_fast.condense --dataset fashionmnist --ipc 1 --iterations 450 --real-batch 64 --out runs/demo --resume
+	$(BIN)/python -m m3d_fast.condense --dataset fashionmnist --ipc 1 --iterations 500 --real-batch 32 --out runs/demo --resume
 	$(BIN)/python -m m3d_fast.evaluate runs/demo --baselines random --epochs 300 --repeats 3
 	@echo
 	@echo "Picture, one row per class: runs/demo/grid.png (every tile by itself: runs/demo/grid_decoded.png)"

@@ -2,9 +2,13 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import triton
+
+
+# pinned, because Triton's default is about to change and with it the bits of the results
+LAUNCH_OPTIONS = {"enable_fp_fusion": True}
 
 
 class Function(NamedTuple):
@@ -26,6 +30,6 @@ def encode(name: str, parameters: Sequence[float]) -> Function:
     return Function("gaussian", tuple(1 / scale for scale in scales), 1)
 
 
-def common_options() -> dict[str, Any]:
-    """Keyword arguments of every launch; fusion is pinned because its default is changing."""
-    return {"INTERPRET": triton.knobs.runtime.interpret, "enable_fp_fusion": True}
+def interpreting() -> bool:
+    """Whether Triton's interpreter runs the kernels: their INTERPRET."""
+    return bool(triton.knobs.runtime.interpret)

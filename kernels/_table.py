@@ -1,7 +1,7 @@
 """Which family of kernels serves a shape, and with what tiles: numbers only, no code to tune.
 
-``choose`` names the family, ``config`` the tiles of one of its kernels. ``CONFIGS`` is also the list
-that ``benchmarks/aot_report.py`` compiles ahead of time and checks for spills, shared memory and
+``choose`` names the family, ``config`` the tiles of one of its kernels. ``CONFIGS`` is also what
+``benchmarks/aot_report.py`` compiles ahead of time and checks for spills, shared memory and
 tensor-core instructions.
 """
 
@@ -65,7 +65,8 @@ class Config:
 
     Ahead of time a kernel's signature follows from its argument names: ``*_ptr`` is a pointer to
     float32 unless ``pointers`` says otherwise, ``parameters`` a tuple of one float for a Gaussian
-    and two for a polynomial, ``*_stride`` an integer divisible by 16, anything else an integer.
+    and two for a polynomial, ``D`` and ``*_stride`` integers divisible by 16, anything else an
+    integer.
     """
 
     kernel: str  # "module.function", the module without the leading "_triton_"
@@ -94,7 +95,121 @@ RULES: tuple[Rule, ...] = (
     ),
 )
 
-CONFIGS: tuple[Config, ...] = ()
+_ELEMENTS = {"pairs_ptr": "fp64", "counts_ptr": "i32"}
+_BF16 = {"stacked_ptr": "bf16", "a_ptr": "bf16", "b_ptr": "bf16"}
+_VALUE = {"constants": {"GROUP": 8}, "kernel": "value.sums_kernel"}
+
+# 64 rows per block: class-wise samples of 90 and 180 rows waste less than with 128, and 64 is the
+# least that wgmma takes
+TILE = (
+    Config(
+        kernel="tile.weights_kernel",
+        products="tf32x3",
+        blocks={"BLOCK_M": 64, "BLOCK_N": 128, "BLOCK_D": 32},
+        warps=8,
+        stages=3,
+        tensor_cores="wgmma",
+        pointers=_ELEMENTS,
+    ),
+    Config(
+        kernel="tile.pull_kernel",
+        products="tf32x3",
+        blocks={"BLOCK_M": 64, "BLOCK_K": 32, "BLOCK_D": 128},
+        warps=8,
+        stages=3,
+        tensor_cores="wgmma",
+    ),
+    Config(
+        kernel="tile.weights_kernel",
+        products="bf16x3",
+        blocks={"BLOCK_M": 64, "BLOCK_N": 128, "BLOCK_D": 32},
+        warps=8,
+        stages=3,
+        tensor_cores="wgmma",
+        pointers=_ELEMENTS,
+    ),
+    Config(
+        kernel="tile.pull_kernel",
+        products="bf16x3",
+        blocks={"BLOCK_M": 64, "BLOCK_K": 32, "BLOCK_D": 128},
+        warps=8,
+        stages=3,
+        tensor_cores="wgmma",
+    ),
+    Config(
+        kernel="tile.weights_kernel",
+        products="bf16",
+        blocks={"BLOCK_M": 64, "BLOCK_N": 128, "BLOCK_D": 64},
+        warps=4,
+        stages=3,
+        tensor_cores="wgmma",
+        pointers={**_ELEMENTS, **_BF16},
+    ),
+    Config(
+        kernel="tile.pull_kernel",
+        products="bf16",
+        blocks={"BLOCK_M": 64, "BLOCK_K": 32, "BLOCK_D": 128},
+        warps=4,
+        stages=3,
+        tensor_cores="wgmma",
+        pointers=_BF16,
+        reason="steps of 64 spill 80 bytes",
+    ),
+    Config(
+        kernel="tile.weights_kernel",
+        products="ieee",
+        blocks={"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_D": 16},
+        warps=8,
+        pointers=_ELEMENTS,
+    ),
+    Config(
+        kernel="tile.pull_kernel",
+        products="ieee",
+        blocks={"BLOCK_M": 64, "BLOCK_K": 32, "BLOCK_D": 16},
+        warps=8,
+    ),
+)
+
+VALUE = (
+    Config(
+        **_VALUE,
+        products="tf32x3",
+        blocks={"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_D": 32},
+        warps=8,
+        stages=3,
+        architectures=(90,),
+        tensor_cores="wgmma",
+        pointers=_ELEMENTS,
+    ),
+    Config(
+        **_VALUE,
+        products="bf16x3",
+        blocks={"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_D": 32},
+        warps=8,
+        stages=3,
+        architectures=(90,),
+        tensor_cores="wgmma",
+        pointers=_ELEMENTS,
+    ),
+    Config(
+        **_VALUE,
+        products="bf16",
+        blocks={"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_D": 64},
+        warps=8,
+        stages=3,
+        tensor_cores="wgmma",
+        pointers={**_ELEMENTS, **_BF16},
+    ),
+    Config(
+        **_VALUE,
+        products="ieee",
+        blocks={"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_D": 16},
+        warps=8,
+        pointers=_ELEMENTS,
+    ),
+)
+
+CONFIGS: tuple[Config, ...] = (*TILE, *VALUE)
 
 
 def choose(problem: Problem) -> str:

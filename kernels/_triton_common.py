@@ -114,8 +114,9 @@ def kept_pairs(
 ):
     """Which pairs of a tile count: inside both samples and, within one, off the diagonal.
 
-    ``same`` says that both sides are one sample. A Gaussian's diagonal is k(0), which is left out
-    anyway, whatever rounding makes of the distance; a polynomial's counts unless UNBIASED.
+    ``same`` (a tensor or a constexpr) says that both sides are one sample. A Gaussian's diagonal is
+    k(0), which is left out anyway, whatever rounding makes of the distance; a polynomial's counts
+    unless UNBIASED.
     """
     keep = (rows < row_count)[:, None] & (columns < column_count)[None, :]
     if KERNEL == "gaussian" or UNBIASED:
@@ -136,3 +137,38 @@ def load_tile(
     mask = (rows < row_count)[:, None] & (columns < column_count)[None, :]
     offsets = rows.to(tl.int64)[:, None] * row_stride + columns[None, :]
     return tl.load(pointer + offsets, mask=mask, other=0.0)
+
+
+@triton.jit
+def gram_tile(
+    a_ptr,
+    b_ptr,
+    rows,
+    columns,
+    a_row_stride,
+    b_row_stride,
+    row_count,
+    column_count,
+    D,
+    PRECISION: tl.constexpr,
+    INTERPRET: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """``a[rows] @ b[columns].T``, float32; rows beyond the counts are zero."""
+    total = tl.zeros((rows.shape[0], columns.shape[0]), tl.float32)
+    for start in range(0, D, BLOCK_D):
+        features = start + tl.arange(0, BLOCK_D)
+        a = load_tile(a_ptr, rows, features, a_row_stride, row_count, D)
+        b = load_tile(b_ptr, columns, features, b_row_stride, column_count, D)
+        total = dot(a, tl.trans(b), total, PRECISION, INTERPRET)
+    return total
+
+
+@triton.jit
+def load_squares(squares_ptr, rows, row_count, KERNEL: tl.constexpr):
+    """Squared norms of rows, which only a Gaussian has."""
+    if KERNEL == "gaussian":
+        squares = tl.load(squares_ptr + rows, mask=rows < row_count, other=0.0)
+    else:
+        squares = tl.zeros(rows.shape, tl.float32)
+    return squares

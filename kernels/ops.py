@@ -1,12 +1,13 @@
 """Registration only: schema, shapes, devices, gradient, vmap and autocast of the op."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 
-from . import reference
+from . import cpu, reference
 from .checks import check_values
 from .precision import full_float32
 
@@ -24,7 +25,8 @@ Outputs = tuple[Tensor, Tensor, Tensor]  # value, grad_x, grad_y; empty where no
 _NO_FORWARD_MODE = "mmd2 has no forward-mode derivative: use reverse mode"
 
 
-def _torch_kernel(
+def _plain_torch(
+    compute: Callable[..., reference.Result],
     x: Tensor,
     y: Tensor,
     bandwidth: Tensor | None,
@@ -40,7 +42,7 @@ def _torch_kernel(
 ) -> Outputs:
     # precision is the least that will do: this path is always exact to float32
     with full_float32(x.device):
-        result = reference.mmd2(
+        result = compute(
             x,
             y,
             reference.Rule(kernel, parameters, unbiased),
@@ -64,7 +66,11 @@ def _empty(like: Tensor) -> Tensor:
 
 def _cpu(*arguments: Any) -> Outputs:
     check_values(*arguments[:5], unbiased=arguments[7])
-    return _torch_kernel(*arguments)
+    return _plain_torch(cpu.mmd2, *arguments)
+
+
+def _cuda(*arguments: Any) -> Outputs:
+    return _plain_torch(reference.mmd2, *arguments)
 
 
 def _fake(*arguments: Any) -> Outputs:
@@ -227,7 +233,7 @@ def differentiable(*arguments: Any) -> Tensor:
 
 for _key, _kernel in (
     ("CPU", _cpu),
-    ("CUDA", _torch_kernel),
+    ("CUDA", _cuda),
     ("Autograd", _autograd),
     ("AutocastCPU", _autocast),
     ("AutocastCUDA", _autocast),
