@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import triton
 
-
 # pinned, because Triton's default is about to change and with it the bits of the results
 LAUNCH_OPTIONS = {"enable_fp_fusion": True}
 

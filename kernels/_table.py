@@ -134,7 +134,17 @@ TILE = (
         blocks={"BLOCK_M": 64, "BLOCK_K": 32, "BLOCK_D": 128},
         warps=8,
         stages=3,
+        architectures=(90,),
         tensor_cores="wgmma",
+    ),
+    Config(
+        kernel="tile.pull_kernel",
+        products="bf16x3",
+        blocks={"BLOCK_M": 64, "BLOCK_K": 32, "BLOCK_D": 64},
+        warps=4,
+        stages=3,
+        architectures=(80,),
+        reason="twice as wide spills on sm_80",
     ),
     Config(
         kernel="tile.weights_kernel",
@@ -148,12 +158,12 @@ TILE = (
     Config(
         kernel="tile.pull_kernel",
         products="bf16",
-        blocks={"BLOCK_M": 64, "BLOCK_K": 32, "BLOCK_D": 128},
-        warps=4,
+        blocks={"BLOCK_M": 64, "BLOCK_K": 64, "BLOCK_D": 128},
+        warps=8,
         stages=3,
         tensor_cores="wgmma",
         pointers=_BF16,
-        reason="steps of 64 spill 80 bytes",
+        reason="4 warps spill",
     ),
     Config(
         kernel="tile.weights_kernel",
@@ -200,11 +210,24 @@ VALUE = (
         tensor_cores="wgmma",
         pointers={**_ELEMENTS, **_BF16},
     ),
+    *(
+        Config(
+            **_VALUE,
+            products=three_passes,
+            blocks={"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_D": 32},
+            warps=4,
+            stages=3,
+            architectures=(80,),
+            pointers=_ELEMENTS,
+            reason="128 rows spill on sm_80",
+        )
+        for three_passes in ("tf32x3", "bf16x3")
+    ),
     Config(
         **_VALUE,
         products="ieee",
         blocks={"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_D": 16},
-        warps=8,
+        warps=4,
         pointers=_ELEMENTS,
     ),
 )

@@ -1,6 +1,8 @@
 """Registration only: schema, shapes, devices, gradient, vmap and autocast of the op."""
 
+import logging
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -69,8 +71,25 @@ def _cpu(*arguments: Any) -> Outputs:
     return _plain_torch(cpu.mmd2, *arguments)
 
 
+@cache
+def _launcher() -> Any:
+    """The module that launches Triton, imported on first use; None where there is no Triton."""
+    try:
+        import triton  # noqa: F401
+    except ModuleNotFoundError as error:
+        logging.getLogger("m3d_fast").info("mmd2 runs as plain torch: %s", error)
+        return None
+    from . import _launch
+
+    return _launch
+
+
 def _cuda(*arguments: Any) -> Outputs:
-    return _plain_torch(reference.mmd2, *arguments)
+    launcher = _launcher()
+    if launcher is None or not launcher.served(*arguments[:2], arguments[5]):
+        return _plain_torch(reference.mmd2, *arguments)
+    result: Outputs = launcher.mmd2_cuda(*arguments)
+    return result
 
 
 def _fake(*arguments: Any) -> Outputs:
