@@ -32,7 +32,7 @@ from triton.compiler import ASTSource
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from m3d_fast.kernels._table import CONFIGS, Config
+from m3d_fast.kernels._table import CONFIGS, Config  # noqa: E402
 
 SHARED_MEMORY = {80: 166912, 90: 232448}  # bytes a block may have
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
@@ -100,16 +100,11 @@ def _source(config: Config) -> ASTSource:
         elif name == "parameters":
             signature[name] = parameters
         else:
-            signature[name] = (
-                f"*{config.pointers.get(name, 'fp32')}" if _is_pointer(name) else "i32"
-            )
-            if _is_pointer(name) or name.endswith("_stride") or name == "D":
+            pointer = name.endswith("_ptr")
+            signature[name] = f"*{config.pointers.get(name, 'fp32')}" if pointer else "i32"
+            if pointer or name.endswith("_stride") or name == "D":
                 aligned[(at,)] = [["tt.divisibility", 16]]
     return ASTSource(kernel, signature=signature, constexprs=constants, attrs=aligned)
-
-
-def _is_pointer(name: str) -> bool:
-    return name.endswith("_ptr")
 
 
 def _compile(config: Config, architecture: int) -> Compiled:

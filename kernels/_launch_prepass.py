@@ -9,12 +9,11 @@ from torch import dtype as Dtype
 from ._call import Call, Samples
 from ._encode import LAUNCH_OPTIONS
 from ._scratch import empty
+from ._table import memory_bound
 from ._triton_prepass import elements_kernel, stacked_kernel, sums_kernel
 
 MAX_CHUNKS = 16  # of either sample: enough to fill a chip, few enough to add again in every block
 CHUNK_ROWS = 64
-SUM_BLOCKS = {"BLOCK_N": 32, "BLOCK_D": 128}
-ROW_BLOCKS = {"BLOCK_N": 16, "BLOCK_D": 256}
 
 
 class Elements(NamedTuple):
@@ -47,7 +46,8 @@ def stack(samples: Samples, dtype: Dtype, *, centre: bool) -> Stacked:
     sums = squares
     if centre:
         sums, chunks = _sums(samples)
-    x_blocks, y_blocks = (triton.cdiv(rows, ROW_BLOCKS["BLOCK_N"]) for rows in (n, m))
+    tiles = memory_bound("prepass.stacked_kernel")
+    x_blocks, y_blocks = (triton.cdiv(rows, tiles.blocks["BLOCK_N"]) for rows in (n, m))
     stacked_kernel[(classes * (x_blocks + y_blocks),)](
         samples.x,
         samples.y,
@@ -65,10 +65,10 @@ def stack(samples: Samples, dtype: Dtype, *, centre: bool) -> Stacked:
         x_blocks,
         x_blocks + y_blocks,
         **samples.lengths_given,
-        **ROW_BLOCKS,
+        **tiles.blocks,
         **LAUNCH_OPTIONS,
         CENTRE=centre,
-        num_warps=4,
+        num_warps=tiles.warps,
     )
     return Stacked(points, squares)
 
@@ -78,8 +78,9 @@ def _sums(samples: Samples) -> tuple[Tensor, int]:
     rows = max(CHUNK_ROWS, triton.cdiv(max(n, m), MAX_CHUNKS))
     x_chunks, y_chunks = triton.cdiv(n, rows), triton.cdiv(m, rows)
     chunks = x_chunks + y_chunks
+    tiles = memory_bound("prepass.sums_kernel")
     sums = empty((classes, chunks, d), float32, samples.x.device)
-    sums_kernel[(classes * chunks * triton.cdiv(d, SUM_BLOCKS["BLOCK_D"]),)](
+    sums_kernel[(classes * chunks * triton.cdiv(d, tiles.blocks["BLOCK_D"]),)](
         samples.x,
         samples.y,
         _or_any(samples.x_lengths, sums),
@@ -94,9 +95,9 @@ def _sums(samples: Samples) -> tuple[Tensor, int]:
         x_chunks,
         chunks,
         **samples.lengths_given,
-        **SUM_BLOCKS,
+        **tiles.blocks,
         **LAUNCH_OPTIONS,
-        num_warps=4,
+        num_warps=tiles.warps,
     )
     return sums, chunks
 
@@ -111,6 +112,7 @@ def elements(call: Call, squares: Tensor) -> Elements:
         empty((classes, 3), float64, device),
         empty((classes, 2), int32, device),
     )
+    tiles = memory_bound("prepass.elements_kernel")
     elements_kernel[(classes,)](
         squares,
         _or_any(bandwidth, result.inverse_bandwidth),
@@ -125,7 +127,7 @@ def elements(call: Call, squares: Tensor) -> Elements:
         MEAN_BANDWIDTH=call.mean_bandwidth,
         HAS_BANDWIDTH=bandwidth is not None,
         UNBIASED=call.unbiased,
-        BLOCK_N=1024,
-        num_warps=4,
+        **tiles.blocks,
+        num_warps=tiles.warps,
     )
     return result

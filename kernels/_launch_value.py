@@ -9,7 +9,7 @@ from ._call import Call, Result
 from ._encode import LAUNCH_OPTIONS, interpreting
 from ._launch_prepass import Elements, elements, stack
 from ._scratch import empty
-from ._table import config
+from ._table import config, memory_bound
 from ._triton_value import finish_kernel, sums_kernel
 
 GROUP = 8  # rows of tiles that go together: 24 blocks of points feed a wave of 132 tiles
@@ -79,15 +79,16 @@ def finish(within_x: Tensor, within_y: Tensor, between: Tensor, elements: Elemen
     """MMD^2, (C,), from sums of k: each (C, slots), whose slots may have any two dimensions."""
     parts = (within_x, within_y, between)
     value = empty((within_x.shape[0],), float32, within_x.device)
+    tiles = memory_bound("value.finish_kernel")
     finish_kernel[(value.shape[0],)](
         *parts,
         elements.pairs,
         value,
         *(part.stride(0) for part in parts),
         *(part[0].numel() for part in parts),
-        BLOCK_N=1024,
+        **tiles.blocks,
+        num_warps=tiles.warps,
         **LAUNCH_OPTIONS,
-        num_warps=4,
     )
     return value
 

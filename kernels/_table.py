@@ -7,6 +7,7 @@ tensor-core instructions.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,142 +98,82 @@ RULES: tuple[Rule, ...] = (
 
 _ELEMENTS = {"pairs_ptr": "fp64", "counts_ptr": "i32"}
 _BF16 = {"stacked_ptr": "bf16", "a_ptr": "bf16", "b_ptr": "bf16"}
-_VALUE = {"constants": {"GROUP": 8}, "kernel": "value.sums_kernel"}
+_LENGTHS = {"x_lengths_ptr": "i64", "y_lengths_ptr": "i64"}
 
+
+def _plain(kernel: str, blocks: Mapping[str, int], **others: Any) -> Config:
+    pointers = {**_ELEMENTS, **_LENGTHS}
+    return Config(
+        kernel=kernel, products="none", blocks=blocks, warps=4, pointers=pointers, **others
+    )
+
+
+PREPASS = (
+    _plain("prepass.sums_kernel", {"BLOCK_N": 32, "BLOCK_D": 128}),
+    _plain("prepass.stacked_kernel", {"BLOCK_N": 16, "BLOCK_D": 256}, constants={"CENTRE": True}),
+    _plain(
+        "prepass.elements_kernel",
+        {"BLOCK_N": 1024},
+        constants={"MEAN_BANDWIDTH": True, "HAS_BANDWIDTH": False},
+    ),
+    _plain("value.finish_kernel", {"BLOCK_N": 1024}),
+)
+
+
+def _tile(
+    kernel: str, products: str, blocks: tuple[int, int, int], warps: int, **others: Any
+) -> Config:
+    names = ("BLOCK_M", "BLOCK_N" if kernel == "tile.weights_kernel" else "BLOCK_K", "BLOCK_D")
+    return Config(
+        kernel=kernel,
+        products=products,
+        blocks=dict(zip(names, blocks, strict=True)),
+        warps=warps,
+        pointers={**_ELEMENTS, **(_BF16 if products == "bf16" else {})},
+        **others,
+    )
+
+
+_BOTH: dict[str, Any] = {"stages": 3, "tensor_cores": "wgmma"}
+_NEW: dict[str, Any] = {**_BOTH, "architectures": (90,)}
+_OLD: dict[str, Any] = {"stages": 3, "architectures": (80,)}
 # 64 rows per block: class-wise samples of 90 and 180 rows waste less than with 128, and 64 is the
 # least that wgmma takes
 TILE = (
-    Config(
-        kernel="tile.weights_kernel",
-        products="tf32x3",
-        blocks={"BLOCK_M": 64, "BLOCK_N": 128, "BLOCK_D": 32},
-        warps=8,
-        stages=3,
-        tensor_cores="wgmma",
-        pointers=_ELEMENTS,
-    ),
-    Config(
-        kernel="tile.pull_kernel",
-        products="tf32x3",
-        blocks={"BLOCK_M": 64, "BLOCK_K": 32, "BLOCK_D": 128},
-        warps=8,
-        stages=3,
-        tensor_cores="wgmma",
-    ),
-    Config(
-        kernel="tile.weights_kernel",
-        products="bf16x3",
-        blocks={"BLOCK_M": 64, "BLOCK_N": 128, "BLOCK_D": 32},
-        warps=8,
-        stages=3,
-        tensor_cores="wgmma",
-        pointers=_ELEMENTS,
-    ),
-    Config(
-        kernel="tile.pull_kernel",
-        products="bf16x3",
-        blocks={"BLOCK_M": 64, "BLOCK_K": 32, "BLOCK_D": 128},
-        warps=8,
-        stages=3,
-        architectures=(90,),
-        tensor_cores="wgmma",
-    ),
-    Config(
-        kernel="tile.pull_kernel",
-        products="bf16x3",
-        blocks={"BLOCK_M": 64, "BLOCK_K": 32, "BLOCK_D": 64},
-        warps=4,
-        stages=3,
-        architectures=(80,),
-        reason="twice as wide spills on sm_80",
-    ),
-    Config(
-        kernel="tile.weights_kernel",
-        products="bf16",
-        blocks={"BLOCK_M": 64, "BLOCK_N": 128, "BLOCK_D": 64},
-        warps=4,
-        stages=3,
-        tensor_cores="wgmma",
-        pointers={**_ELEMENTS, **_BF16},
-    ),
-    Config(
-        kernel="tile.pull_kernel",
-        products="bf16",
-        blocks={"BLOCK_M": 64, "BLOCK_K": 64, "BLOCK_D": 128},
-        warps=8,
-        stages=3,
-        tensor_cores="wgmma",
-        pointers=_BF16,
-        reason="4 warps spill",
-    ),
-    Config(
-        kernel="tile.weights_kernel",
-        products="ieee",
-        blocks={"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_D": 16},
-        warps=8,
-        pointers=_ELEMENTS,
-    ),
-    Config(
-        kernel="tile.pull_kernel",
-        products="ieee",
-        blocks={"BLOCK_M": 64, "BLOCK_K": 32, "BLOCK_D": 16},
-        warps=8,
-    ),
+    _tile("tile.weights_kernel", "tf32x3", (64, 128, 32), 8, **_BOTH),
+    _tile("tile.weights_kernel", "bf16x3", (64, 128, 32), 8, **_BOTH),
+    _tile("tile.weights_kernel", "bf16", (64, 128, 64), 4, **_BOTH),
+    _tile("tile.weights_kernel", "ieee", (64, 64, 16), 8),
+    _tile("tile.pull_kernel", "tf32x3", (64, 32, 128), 8, **_BOTH),
+    _tile("tile.pull_kernel", "bf16x3", (64, 32, 128), 8, **_NEW),
+    _tile("tile.pull_kernel", "bf16x3", (64, 32, 64), 4, **_OLD, reason="twice as wide spills"),
+    _tile("tile.pull_kernel", "bf16", (64, 64, 128), 8, **_BOTH, reason="4 warps spill"),
+    _tile("tile.pull_kernel", "ieee", (64, 32, 16), 8),
 )
+
+
+def _value(products: str, side: int, depth: int, warps: int, **others: Any) -> Config:
+    return Config(
+        kernel="value.sums_kernel",
+        products=products,
+        blocks={"BLOCK_M": side, "BLOCK_N": side, "BLOCK_D": depth},
+        warps=warps,
+        constants={"GROUP": 8},
+        pointers={**_ELEMENTS, **(_BF16 if products == "bf16" else {})},
+        **others,
+    )
+
 
 VALUE = (
-    Config(
-        **_VALUE,
-        products="tf32x3",
-        blocks={"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_D": 32},
-        warps=8,
-        stages=3,
-        architectures=(90,),
-        tensor_cores="wgmma",
-        pointers=_ELEMENTS,
-    ),
-    Config(
-        **_VALUE,
-        products="bf16x3",
-        blocks={"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_D": 32},
-        warps=8,
-        stages=3,
-        architectures=(90,),
-        tensor_cores="wgmma",
-        pointers=_ELEMENTS,
-    ),
-    Config(
-        **_VALUE,
-        products="bf16",
-        blocks={"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_D": 64},
-        warps=8,
-        stages=3,
-        tensor_cores="wgmma",
-        pointers={**_ELEMENTS, **_BF16},
-    ),
-    *(
-        Config(
-            **_VALUE,
-            products=three_passes,
-            blocks={"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_D": 32},
-            warps=4,
-            stages=3,
-            architectures=(80,),
-            pointers=_ELEMENTS,
-            reason="128 rows spill on sm_80",
-        )
-        for three_passes in ("tf32x3", "bf16x3")
-    ),
-    Config(
-        **_VALUE,
-        products="ieee",
-        blocks={"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_D": 16},
-        warps=4,
-        pointers=_ELEMENTS,
-    ),
+    _value("tf32x3", 128, 32, 8, **_NEW),
+    _value("bf16x3", 128, 32, 8, **_NEW),
+    _value("bf16", 128, 64, 8, **_BOTH),
+    _value("tf32x3", 64, 32, 4, **_OLD, reason="128 rows spill"),
+    _value("bf16x3", 64, 32, 4, **_OLD, reason="128 rows spill"),
+    _value("ieee", 64, 16, 4, reason="8 warps spill"),
 )
 
-CONFIGS: tuple[Config, ...] = (*TILE, *VALUE)
+CONFIGS: tuple[Config, ...] = (*PREPASS, *TILE, *VALUE)
 
 
 def choose(problem: Problem) -> str:
@@ -254,6 +195,11 @@ def config(kernel: str, products: str, architecture: int) -> Config:
         for config in CONFIGS
         if config.kernel == kernel
         and config.products in (products, "none")
-        and min(config.architectures) <= architecture
+        and (config.products == "none" or min(config.architectures) <= architecture)
     ]
     return max(fitting, key=lambda config: min(config.architectures))
+
+
+def memory_bound(kernel: str) -> Config:
+    """The blocks of a kernel that multiplies nothing: the same everywhere."""
+    return config(kernel, "none", 0)
