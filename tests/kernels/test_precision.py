@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from m3d_fast.kernels import mmd2, reference
+from m3d_fast.kernels import cpu, mmd2
 from m3d_fast.kernels.precision import full_float32
 
 BACKENDS = {"cpu": torch.backends.mkldnn.matmul, "cuda": torch.backends.cuda.matmul}
@@ -53,13 +53,13 @@ def test_setting_is_put_back_after_an_error():
 
 def test_the_op_uses_it(monkeypatch: pytest.MonkeyPatch):
     seen = []
-    compute = reference.mmd2
+    compute = cpu.mmd2
 
     def watched(*arguments, **options):
         seen.append(BACKENDS["cpu"].fp32_precision)
         return compute(*arguments, **options)
 
-    monkeypatch.setattr(reference, "mmd2", watched)
+    monkeypatch.setattr(cpu, "mmd2", watched)
     BACKENDS["cpu"].fp32_precision = "tf32"
     mmd2(torch.ones(3, 2), torch.zeros(3, 2), precision="medium")
     assert seen == ["ieee"]
