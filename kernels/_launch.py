@@ -2,13 +2,13 @@
 
 import logging
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 
 import torch
 from torch import Tensor
 
-from . import _launch_tile, _launch_value
+from . import _launch_permute, _launch_small, _launch_tile, _launch_value
 from ._call import Call, Result, Samples
 from ._encode import encode, interpreting
 from ._table import Problem, choose
@@ -16,6 +16,7 @@ from ._table import Problem, choose
 Outputs = tuple[Tensor, Tensor, Tensor]  # value, grad_x, grad_y; empty where not asked for
 
 FAMILIES: dict[str, Callable[[Call], Result]] = {
+    "small": _launch_small.run,
     "tile": _launch_tile.run,
     "value": _launch_value.run,
 }
@@ -70,8 +71,56 @@ def mmd2_cuda(
 ) -> Outputs:
     """The op, for what ``served`` says."""
     samples = Samples(_flat(x), _flat(y), _flat_lengths(x_lengths), _flat_lengths(y_lengths))
-    function = encode(kernel, parameters)
+    call = _as_call(
+        samples, bandwidth, kernel, parameters, unbiased, precision, (value, grad_x, grad_y)
+    )
+    with _on(x.device):
+        result = FAMILIES[choose(call.problem)](call)
+    shapes = (x.shape[:-2], x.shape, y.shape)
+    value_, gradient_x, gradient_y = (
+        x.new_empty(0, dtype=torch.float32) if part is None else part.view(shape)
+        for part, shape in zip(result, shapes, strict=True)
+    )
+    return value_, gradient_x, gradient_y
+
+
+def divided_mmd2_cuda(
+    x: Tensor,
+    y: Tensor,
+    members: Tensor,
+    bandwidth: Tensor | None,
+    kernel: str,
+    parameters: list[float],
+    unbiased: bool,
+    precision: str | None,
+) -> Tensor:
+    """MMD^2, (B,) float64, of divisions of the rows [x; y] into samples as large as x and y.
+
+    Args:
+        x: ``(N, D)``; with y, what ``served`` says.
+        y: ``(M, D)``.
+        members: ``(B, N + M)``, bool: the rows that make up the first sample.
+        bandwidth, kernel, parameters, unbiased, precision: as the op takes them.
+    """
+    samples = Samples(_flat(x), _flat(y), None, None)
+    call = _as_call(
+        samples, bandwidth, kernel, parameters, unbiased, precision, (True, False, False)
+    )
+    with _on(x.device):
+        return _launch_permute.divided_mmd2(call, members.contiguous())
+
+
+def _as_call(
+    samples: Samples,
+    bandwidth: Tensor | None,
+    kernel: str,
+    parameters: list[float],
+    unbiased: bool,
+    precision: str | None,
+    asked: tuple[bool, bool, bool],
+) -> Call:
     classes, n, m, d = samples.sizes
+    function = encode(kernel, parameters)
     problem = Problem(
         classes=classes,
         rows_x=n,
@@ -79,28 +128,25 @@ def mmd2_cuda(
         columns=d,
         kernel=function.KERNEL,
         precision=precision or torch.get_float32_matmul_precision(),
-        value=value,
-        grad_x=grad_x,
-        grad_y=grad_y,
-        ragged=x_lengths is not None or y_lengths is not None,
+        value=asked[0],
+        grad_x=asked[1],
+        grad_y=asked[2],
+        ragged=samples.x_lengths is not None or samples.y_lengths is not None,
     )
-    call = Call(
+    return Call(
         samples=samples,
         function=function,
         mean_bandwidth=kernel == "gaussian_mean",
         bandwidth=None if bandwidth is None else bandwidth.reshape(-1).contiguous(),
         unbiased=unbiased,
         problem=problem,
-        architecture=architecture(x.device),
+        architecture=architecture(samples.x.device),
     )
-    with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
-        result = FAMILIES[choose(problem)](call)
-    shapes = (x.shape[:-2], x.shape, y.shape)
-    value_, gradient_x, gradient_y = (
-        x.new_empty(0, dtype=torch.float32) if part is None else part.view(shape)
-        for part, shape in zip(result, shapes, strict=True)
-    )
-    return value_, gradient_x, gradient_y
+
+
+def _on(device: torch.device) -> AbstractContextManager[object]:
+    # Triton launches on the current device, whatever its arguments live on
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _flat(points: Tensor) -> Tensor:

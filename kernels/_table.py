@@ -90,6 +90,14 @@ RULES: tuple[Rule, ...] = (
         reason="no gradient: sums of tiles, no matrix is kept",
     ),
     Rule(
+        family="small",
+        gradients=(1, 2),
+        kernels=("gaussian", "polynomial"),
+        max_rows=192,
+        min_classes=32,
+        reason="enough programs to fill a chip: everything in one launch, no pre-pass",
+    ),
+    Rule(
         family="tile",
         kernels=("gaussian", "polynomial"),
         reason="serves everything: a matrix of weights, then a product with the points",
@@ -97,7 +105,7 @@ RULES: tuple[Rule, ...] = (
 )
 
 _ELEMENTS = {"pairs_ptr": "fp64", "counts_ptr": "i32"}
-_BF16 = {"stacked_ptr": "bf16", "a_ptr": "bf16", "b_ptr": "bf16"}
+_BF16 = dict.fromkeys(("stacked_ptr", "points_ptr", "a_ptr", "b_ptr"), "bf16")
 _LENGTHS = {"x_lengths_ptr": "i64", "y_lengths_ptr": "i64"}
 
 
@@ -142,7 +150,7 @@ _OLD: dict[str, Any] = {"stages": 3, "architectures": (80,)}
 TILE = (
     _tile("tile.weights_kernel", "tf32x3", (64, 128, 32), 8, **_BOTH),
     _tile("tile.weights_kernel", "bf16x3", (64, 128, 32), 8, **_BOTH),
-    _tile("tile.weights_kernel", "bf16", (64, 128, 64), 4, **_BOTH),
+    _tile("tile.weights_kernel", "bf16", (64, 128, 64), 8, **_BOTH),
     _tile("tile.weights_kernel", "ieee", (64, 64, 16), 8),
     _tile("tile.pull_kernel", "tf32x3", (64, 32, 128), 8, **_BOTH),
     _tile("tile.pull_kernel", "bf16x3", (64, 32, 128), 8, **_NEW),
@@ -173,7 +181,77 @@ VALUE = (
     _value("ieee", 64, 16, 4, reason="8 warps spill"),
 )
 
-CONFIGS: tuple[Config, ...] = (*PREPASS, *TILE, *VALUE)
+
+_DIVISIONS = {
+    "members_ptr": "u8",
+    **dict.fromkeys(("within_ptr", "touching_ptr", "all_ptr"), "fp64"),
+}
+
+
+def _permute(products: str, side: int, depth: int, warps: int, **others: Any) -> Config:
+    return Config(
+        kernel="permute.divisions_kernel",
+        products=products,
+        blocks={"BLOCK_M": side, "BLOCK_D": depth, "BLOCK_B": 64},
+        warps=warps,
+        pointers={**_DIVISIONS, **(_BF16 if products == "bf16" else {})},
+        **others,
+    )
+
+
+# zeros and ones go through tensor cores even where distances do not
+PERMUTE = (
+    _permute("tf32x3", 64, 32, 8, architectures=(90,), tensor_cores="wgmma"),
+    _permute("tf32x3", 64, 16, 8, architectures=(80,), reason="steps of 32 spill"),
+    _permute("bf16x3", 64, 32, 8, tensor_cores="wgmma"),
+    _permute("bf16", 128, 64, 8, tensor_cores="wgmma"),
+    _permute("ieee", 64, 16, 8, tensor_cores="wgmma"),
+)
+
+
+def _small(
+    kernel: str, products: str, blocks: tuple[int, ...], warps: int, **others: Any
+) -> Config:
+    gradient = kernel == "small.small_kernel"
+    names = ("BLOCK_M", "BLOCK_OTHER", "BLOCK_OWN", "BLOCK_D")
+    lengths = ("other_lengths_ptr", "own_lengths_ptr", "lengths_ptr")
+    return Config(
+        kernel=kernel,
+        products=products,
+        blocks=dict(
+            zip(names if gradient else ("BLOCK_M", "BLOCK_N", "BLOCK_D"), blocks, strict=True)
+        ),
+        warps=warps,
+        constants={
+            "HAS_OTHER_LENGTHS": True,
+            "HAS_OWN_LENGTHS": True,
+            "HAS_LENGTHS": True,
+            "MEAN_BANDWIDTH": True,
+            "HAS_BANDWIDTH": False,
+            "VALUE": "all",
+        },
+        pointers={"totals_ptr": "fp64", **dict.fromkeys(lengths, "i64")},
+        **others,
+    )
+
+
+_SMALL: dict[str, Any] = {**_NEW, "stages": 1}
+# the tiles are as large as the samples; with 256 other rows the exact products spill
+SMALL = (
+    _small("small.small_kernel", "tf32x3", (64, 64, 128, 16), 8, **_SMALL),
+    _small("small.small_kernel", "tf32x3", (64, 128, 64, 16), 8, **_SMALL),
+    _small("small.small_kernel", "bf16x3", (64, 64, 128, 32), 8, **_SMALL),
+    _small("small.small_kernel", "bf16x3", (64, 128, 64, 32), 8, **_SMALL),
+    _small("small.small_kernel", "bf16", (64, 64, 128, 32), 8, **_SMALL),
+    _small("small.small_kernel", "bf16", (64, 256, 64, 32), 8, **_SMALL),
+    _small("small.small_kernel", "ieee", (32, 128, 128, 16), 8, stages=1, architectures=(90,)),
+    _small("small.small_within_kernel", "tf32x3", (64, 128, 32), 8, **_NEW),
+    _small("small.small_within_kernel", "bf16x3", (64, 128, 32), 8, **_NEW),
+    _small("small.small_within_kernel", "bf16", (64, 256, 32), 8, **_NEW),
+    _small("small.small_within_kernel", "ieee", (64, 128, 16), 8, architectures=(90,)),
+)
+
+CONFIGS: tuple[Config, ...] = (*PREPASS, *TILE, *VALUE, *PERMUTE, *SMALL)
 
 
 def choose(problem: Problem) -> str:
