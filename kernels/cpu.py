@@ -14,6 +14,7 @@ from .blocks import Side
 from .reference import Result, Rule, accumulator_dtype, given_bandwidth
 
 CHUNK_NUMBERS = 2**20  # classes are taken together up to this many numbers (4 MB)
+NARROW = 16  # features: below, products are three times faster the other way round
 
 
 class Tile(NamedTuple):
@@ -137,7 +138,11 @@ class Gradient:
         # at first there is nothing to add to, and unwritten memory may hold NaN
         beta = 1 if i in self.begun else 0
         self.begun.add(i)
-        torch.baddbmm(out, slope, points, beta=beta, alpha=factor, out=out)
+        if points.shape[-1] >= NARROW:
+            torch.baddbmm(out, slope, points, beta=beta, alpha=factor, out=out)
+            return
+        pulled = torch.bmm(points.mT, slope.mT).mul_(factor).mT
+        out.add_(pulled) if beta else out.copy_(pulled)
 
 
 def _quadratic(
