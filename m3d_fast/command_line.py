@@ -78,7 +78,7 @@ def run_command(
         print_error(f"{parser.prog}: {error}")
         return USER_MISTAKE
     except KeyboardInterrupt as interruption:
-        print_error(str(interruption) or "interrupted before the first result; nothing to save")
+        print_error(str(interruption) or "interrupted; what was finished is kept in the run folder")
         return INTERRUPTED
     return 0
 
