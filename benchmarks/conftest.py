@@ -10,6 +10,11 @@ import torch
 ROUNDS = 7
 
 
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict) -> None:
+    """Results name the hardware, not the host."""
+    machine_info.pop("node", None)
+
+
 @pytest.fixture
 def interleaved(benchmark) -> Callable[[dict[str, Callable[[], object]]], dict[str, float]]:
     """Time several functions in turn, round by round, so that a noisy machine hurts all alike.
