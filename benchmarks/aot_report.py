@@ -24,6 +24,8 @@ from typing import Any
 
 # the interpreter would stand in for the compiler
 os.environ.pop("TRITON_INTERPRET", None)
+# triton 3.9 warns that this default changes with 3.10; every launch says which it wants
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 
 import triton
 from triton.backends.compiler import GPUTarget
@@ -86,7 +88,8 @@ def _kernel(config: Config) -> Any:
     return getattr(importlib.import_module(f"m3d_fast.kernels._triton_{module}"), function)
 
 
-def _source(config: Config) -> ASTSource:
+def _source(config: Config, *, ones: bool = False) -> ASTSource:
+    """What to compile; ``ones`` makes every integer the constant that Triton makes of a one."""
     kernel = _kernel(config)
     given = {**CONSTANTS, "PRECISION": config.products, **config.blocks, **config.constants}
     parameters = ("fp32",) * (2 if given["KERNEL"] == "polynomial" else 1)
@@ -97,6 +100,9 @@ def _source(config: Config) -> ASTSource:
         if parameter.is_constexpr:
             signature[name] = "constexpr"
             constants[name] = given[name]
+        elif ones and not name.endswith("_ptr") and name != "parameters":
+            signature[name] = "constexpr"
+            constants[name] = 1
         elif name == "parameters":
             signature[name] = parameters
         else:
@@ -134,6 +140,19 @@ def _compile(config: Config, architecture: int) -> Compiled:
         tensor_cores=_tensor_cores(binary.asm["ptx"]),
         expected=config.tensor_cores,
     )
+
+
+def check_sizes_of_one() -> None:
+    """Compile each kernel once with all its integers one: a constant has no methods."""
+    for config in {config.kernel: config for config in CONFIGS}.values():
+        file = CACHE / f"{_key(config, 0)}.ones"
+        if not file.exists():
+            options = {"num_warps": config.warps, "num_stages": config.stages}
+            triton.compile(
+                _source(config, ones=True), target=GPUTarget("cuda", 90, 32), options=options
+            )
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
 
 
 def _tensor_cores(ptx: str) -> str:
@@ -187,6 +206,7 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="write results/aot.md")
     write = parser.parse_args().write
     rows = list(compiled())
+    check_sizes_of_one()
     text = table(rows)
     print(text)
     if write:

@@ -38,6 +38,8 @@ def refused(device: torch.device) -> str | None:
     reason = None
     if device.type != "cuda" and not interpreting():
         reason = f"{device} is not a CUDA device"
+    elif torch.version.hip:
+        reason = "the kernels are for CUDA, not for ROCm"
     elif architecture(device) < OLDEST:
         reason = f"{torch.cuda.get_device_name(device)} is older than compute capability 8.0"
     if reason:

@@ -7,6 +7,7 @@ tensor-core instructions.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 
@@ -266,6 +267,7 @@ def products(precision: str, columns: int) -> str:
     return {"highest": "tf32x3", "high": "bf16x3", "medium": "bf16"}[precision]
 
 
+@cache
 def config(kernel: str, products: str, architecture: int) -> Config:
     """The tiles of ``kernel`` on the newest listed architecture that ``architecture`` includes."""
     fitting = [
