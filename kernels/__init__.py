@@ -2,8 +2,12 @@
 
 from .families import Gaussian, Kernel, Linear, Polynomial
 from .functional import MMDLoss, gram, mmd2, mmd2_and_grad
+from .metrics import CMMD, KID
+from .two_sample import permutation_test
 
 __all__ = [
+    "CMMD",
+    "KID",
     "Gaussian",
     "Kernel",
     "Linear",
@@ -12,4 +16,5 @@ __all__ = [
     "gram",
     "mmd2",
     "mmd2_and_grad",
+    "permutation_test",
 ]

@@ -33,7 +33,7 @@ class Tile(NamedTuple):
         return self.a is self.b and self.i == self.j
 
 
-def _tiles(samples: list[Side], grads: list["Gradient | None"], value: bool) -> Iterator[Tile]:
+def tiles_of(samples: list[Side], grads: list["Gradient | None"], value: bool) -> Iterator[Tile]:
     """The tiles that are needed; of symmetric ones the upper, and the diagonal one of a row last.
 
     So the diagonal tile of a block is the last to touch it.
@@ -59,7 +59,7 @@ def _squared_over(tile: Tile, bandwidth: Tensor | float) -> Tensor:
     return exponent.mul_(2 / bandwidth).clamp_max_(0)
 
 
-def _kernel(
+def kernel_of(
     tile: Tile, rule: Rule, bandwidth: Tensor | None, value: bool, slope: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     """``k - k(0)`` and the slope for the pairs of the tile that count, zero for others.
@@ -159,10 +159,10 @@ def _quadratic(
     ]
     of = dict(zip(map(id, samples), sums, strict=True))
     total = torch.zeros(len(samples[0].points), 1, 1, dtype=torch.float64)
-    for tile in _tiles(samples, sums, value is not None):
+    for tile in tiles_of(samples, sums, value is not None):
         into_a, into_b = of[id(tile.a)], of[id(tile.b)]
         slope_wanted = into_a is not None or into_b is not None
-        k, slope = _kernel(tile, rule, bandwidth, value is not None, slope_wanted)
+        k, slope = kernel_of(tile, rule, bandwidth, value is not None, slope_wanted)
         if k is not None:
             total += _share(tile, k, rule)
         if slope is None:

@@ -1,0 +1,163 @@
+"""Are two samples from one distribution? A permutation test on MMD^2."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import blocks, checks, cpu, ops
+from .families import Gaussian, Kernel
+from .precision import full_float32
+from .reference import Rule, accumulator_dtype, given_bandwidth
+
+M3D_KERNEL = Gaussian()
+
+
+class PermutationTest(NamedTuple):
+    """What ``permutation_test`` returns."""
+
+    statistic: Tensor  # (), MMD^2 of the samples as they are
+    p_value: float
+    null: Tensor  # (permutations,), MMD^2 of the rows divided at random
+
+
+def permutation_test(
+    x: Tensor,
+    y: Tensor,
+    kernel: Kernel = M3D_KERNEL,
+    *,
+    permutations: int = 1000,
+    generator: torch.Generator | None = None,
+) -> PermutationTest:
+    """Test whether ``x`` and ``y`` come from one distribution.
+
+    If they do, any division of their rows into samples as large is as likely as the one given. The
+    p-value is the share of divisions, the one given among them, whose MMD^2 is at least as large:
+    ``(1 + how many of the random ones) / (1 + permutations)``, and so never zero (Gretton et al.
+    2012, A Kernel Two-Sample Test; Phipson and Smyth 2010). All divisions share each tile of the
+    kernel matrix, which is multiplied by the 0/1 matrix of who is in the first sample: no matrix of
+    all rows is kept, and none is gathered.
+
+    Args:
+        x: ``(N, D)``, any floating dtype.
+        y: ``(M, D)``, same dtype and device.
+        kernel: ``Gaussian`` (its mean bandwidth is the same for all divisions), ``Polynomial`` or
+            ``Linear``.
+        permutations: how many random divisions.
+        generator: where they are drawn from; None is torch's own on the CPU.
+
+    Returns:
+        ``(statistic, p_value, null)``: the biased MMD^2 as ``mmd2`` gives it, the p-value, and the
+        MMD^2 of every random division.
+
+    Raises:
+        TypeError, ValueError: for arguments that do not fit, with what was expected and given.
+    """
+    checks.check_samples(x, y)
+    checks.check_kernel(kernel)
+    if x.ndim != 2:
+        raise ValueError(f"x, y: expected (N, D) and (M, D), got {tuple(x.shape)}")
+    if isinstance(permutations, bool) or not isinstance(permutations, int):
+        raise TypeError(f"permutations: expected an int, got {permutations!r}")
+    if permutations < 1:
+        raise ValueError(f"permutations: expected at least 1, got {permutations}")
+    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        members = _members(len(x), len(y), permutations, generator).to(x.device)
+        values = _divided(x, y, members, kernel)
+        statistic, null = values[0], values[1:]
+        # the same division may come again, added up in another order
+        slack = 1e-6 * (statistic.abs() + null.abs().mean())
+        larger = int((null >= statistic - slack).sum())
+    dtype = accumulator_dtype(x.dtype)
+    p_value = (1 + larger) / (1 + permutations)
+    return PermutationTest(statistic.to(dtype), p_value, null.to(dtype))
+
+
+def _members(n: int, m: int, permutations: int, generator: torch.Generator | None) -> Tensor:
+    """Who is in the first sample, (1 + permutations, n + m), bool; first as it is."""
+    device = torch.device("cpu") if generator is None else generator.device
+    members = torch.zeros(1 + permutations, n + m, dtype=torch.bool, device=device)
+    members[0, :n] = True
+    for row in members[1:]:
+        row[torch.randperm(n + m, generator=generator, device=device)[:n]] = True
+    return members
+
+
+def _divided(x: Tensor, y: Tensor, members: Tensor, kernel: Kernel) -> Tensor:
+    """MMD^2 of every division, float64."""
+    name, parameters, bandwidth = kernel.encode(x.shape[-1])
+    checks.check_bandwidth(bandwidth, x)
+    launcher = ops._launcher() if x.is_cuda else None
+    if launcher is not None and launcher.served(x, y, name):
+        result: Tensor = launcher.divided_mmd2_cuda(
+            x, y, members, bandwidth, name, parameters, False, None
+        )
+        return result
+    if not x.is_cuda:
+        checks.check_values(x, y, bandwidth, None, None, unbiased=False)
+    with full_float32(x.device):
+        return divided_mmd2(x, y, members, Rule(name, parameters, False), bandwidth)
+
+
+def divided_mmd2(
+    x: Tensor, y: Tensor, members: Tensor, rule: Rule, bandwidth: Tensor | None
+) -> Tensor:
+    """MMD^2 (biased) of divisions of the rows [x; y], in plain torch, (B,) float64.
+
+    Args:
+        x: ``(N, D)``.
+        y: ``(M, D)``.
+        members: ``(B, N + M)``, bool: the rows that make up the first sample, N of them.
+        rule: the kernel function, biased.
+        bandwidth: a tensor with one number, or None.
+    """
+    samples = [blocks.side(points[None], None) for points in (x, y)]
+    width = None
+    if rule.name != "polynomial":
+        width = blocks.centre(*samples)
+    if rule.name == "linear":
+        rule = Rule("polynomial", (1.0, 1.0, 0.0), False)
+    elif rule.name == "gaussian":
+        width = (
+            None
+            if bandwidth is None
+            else given_bandwidth(bandwidth.reshape(1), accumulator_dtype(x.dtype))
+        )
+    sums = _Sums(members, len(x))
+    for tile in cpu.tiles_of(samples, [None, None], value=True):
+        k, _ = cpu.kernel_of(tile, rule, width, value=True, slope=False)
+        assert k is not None
+        sums.add(k[0], _rows(samples, tile.a, tile.i), _rows(samples, tile.b, tile.j))
+    return sums.mmd2(len(x), len(y))
+
+
+def _rows(samples: list[blocks.Side], side: blocks.Side, i: int) -> slice:
+    """Where block i lies in the stacked rows."""
+    offset = 0 if side is samples[0] else samples[0].points.shape[1]
+    rows = side.bounds[i]
+    return slice(rows.start + offset, rows.stop + offset)
+
+
+class _Sums:
+    """Sums of k over pairs of rows: within the first sample, touching it, and all there are."""
+
+    def __init__(self, members: Tensor, first: int) -> None:
+        self.members = members
+        self.within, self.touching = members.new_zeros(2, len(members), dtype=torch.float64)
+        self.everything = members.new_zeros((), dtype=torch.float64)
+
+    def add(self, k: Tensor, a: slice, b: slice) -> None:
+        """A tile, and its mirror image unless it lies on the diagonal."""
+        twice = 1 if a == b else 2
+        in_a, in_b = (self.members[:, rows].T.to(k.dtype) for rows in (a, b))
+        self.within += twice * (in_a * (k @ in_b)).sum(0, dtype=torch.float64)
+        row_sums = k.sum(1, dtype=torch.float64)
+        self.everything += twice * row_sums.sum()
+        self.touching += in_a.double().T @ row_sums
+        if twice == 2:
+            self.touching += in_b.double().T @ k.sum(0, dtype=torch.float64)
+
+    def mmd2(self, n: int, m: int) -> Tensor:
+        within_y = self.everything - 2 * self.touching + self.within
+        between = self.touching - self.within
+        return self.within / n**2 + within_y / m**2 - 2 * between / (n * m)
