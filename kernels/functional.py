@@ -38,8 +38,8 @@ def mmd2(
         estimator: "biased" averages over all pairs within a sample (V-statistic), "unbiased" over
             the pairs of distinct rows (U-statistic, which may be negative).
         precision: the least that will do: "highest" is that of float32, "high" about 1e-5,
-            "medium" that of bfloat16; None follows ``torch.get_float32_matmul_precision()``. What
-            runs today is float32 whatever is given.
+            "medium" that of bfloat16; None follows ``torch.get_float32_matmul_precision()``. It
+            matters on a GPU; a CPU computes in float32 whatever is given.
         x_lengths: how many rows of each batch element count, integer ``(...)``; the others are
             ignored, whatever they hold, and get a zero gradient.
         y_lengths: the same for ``y``.
