@@ -1,9 +1,9 @@
-# make demo | test | check | bench | setup; nothing here needs a GPU. PYTHON=... picks the interpreter.
+# make demo | test | check | bench | gpu | setup; only gpu needs one, and no network. PYTHON=... picks the interpreter.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: setup demo test check bench
+.PHONY: setup demo test check bench gpu
 
 setup: $(INSTALLED)
 
@@ -36,4 +36,10 @@ check: $(INSTALLED)
 
 bench: $(INSTALLED)
 	mkdir -p benchmarks/results/cpu
-	$(BIN)/python -m pytest benchmarks --benchmark-json=benchmarks/results/cpu/condense.json
+	$(BIN)/python -m pytest benchmarks/bench_condense.py --benchmark-json=benchmarks/results/cpu/condense.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest benchmarks/bench_mmd.py --benchmark-json=benchmarks/results/cpu/mmd.json
+	$(BIN)/python -m benchmarks.report benchmarks/results/cpu/*.json
+
+# from a bare checkout: tests of the kernels, compiled, then the benchmarks; 8 minutes at most
+gpu:
+	$(PYTHON) -m benchmarks.gpu

@@ -16,14 +16,14 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
 
 
 @pytest.fixture
-def interleaved(benchmark) -> Callable[[dict[str, Callable[[], object]]], dict[str, float]]:
+def interleaved(benchmark) -> Callable[..., dict[str, float]]:
     """Time several functions in turn, round by round, so that a noisy machine hurts all alike.
 
     Returns the median seconds of each; the first is the one pytest-benchmark reports, the others
     and the ratios of medians to the first go to its ``extra_info``.
     """
 
-    def run(peers: dict[str, Callable[[], object]]) -> dict[str, float]:
+    def run(peers: dict[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, float]:
         for function in peers.values():
             function()  # warm-up
         seconds: dict[str, list[float]] = {name: [] for name in peers}
@@ -41,7 +41,7 @@ def interleaved(benchmark) -> Callable[[dict[str, Callable[[], object]]], dict[s
             for name in others:
                 once(name)
 
-        benchmark.pedantic(lambda: once(first), setup=round_of_others, rounds=ROUNDS)
+        benchmark.pedantic(lambda: once(first), setup=round_of_others, rounds=rounds)
         medians = {name: statistics.median(values) for name, values in seconds.items()}
         benchmark.extra_info["median_seconds"] = medians
         benchmark.extra_info["times_faster_than"] = {

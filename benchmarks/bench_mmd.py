@@ -1,0 +1,178 @@
+"""The op against its peers on the CPU: equality first, then time in turn, and memory.
+
+    OMP_NUM_THREADS=1 python -m pytest benchmarks/bench_mmd.py --benchmark-json=FILE
+
+GPU figures come from benchmarks/gpu.py, which times with CUDA graphs.
+"""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks import peers
+from benchmarks.memory import peak_bytes
+from m3d_fast.kernels import CMMD, KID, Gaussian, mmd2, mmd2_and_grad, permutation_test
+
+OURS = "m3d_fast"
+Functions = dict[str, Callable[[], object]]
+
+
+@pytest.fixture
+def timed(interleaved, benchmark) -> Callable[..., dict[str, float]]:
+    """Time in turn, and note the case and every function's peak memory in MB beyond inputs."""
+
+    def run(case: str, functions: Functions, rounds: int = 7) -> dict[str, float]:
+        benchmark.extra_info["case"] = case
+        benchmark.extra_info["peak_mb"] = {
+            name: peak_bytes(function) / 2**20 for name, function in functions.items()
+        }
+        return interleaved(functions, rounds=rounds)
+
+    return run
+
+
+def features(classes: int, n: int, m: int, d: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    real = torch.randn(classes, n, d, generator=generator).relu()
+    return real, (torch.randn(classes, m, d, generator=generator) + 0.1).relu()
+
+
+def assert_equal(step: peers.Step, real: Tensor, synthetic: Tensor, within: float) -> None:
+    """Against the closed form in float64: the loss, and the gradient relative to its norm."""
+    exact_losses, exact = peers.closed_form(real.double(), synthetic.double())
+    losses, gradient = step(real, synthetic)
+    assert (losses - exact_losses).abs().max() < 5 * within
+    assert (gradient - exact).norm() < within * exact.norm()
+
+
+def steps() -> dict[str, peers.Step]:
+    """What gives a loss and a gradient, with the error allowed it."""
+    loop = peers.differentiated(peers.loop_losses)
+    batched = peers.differentiated(peers.batched_losses)
+    return {
+        OURS: lambda x, y: mmd2_and_grad(x, y),  # type: ignore[dict-item, return-value]
+        "loop over classes, one backward": loop,
+        "loop over classes, a backward each": peers.each_class,
+        "batched": batched,
+        "batched, torch.compile": torch.compile(batched),
+        "closed form in plain torch": peers.closed_form,
+    }
+
+
+SHAPES = [(10, 256, 40, 2048), (100, 64, 90, 512)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_value_and_gradient(shape, timed) -> None:
+    real, synthetic = features(*shape)
+    functions: Functions = {}
+    for name, step in steps().items():
+        assert_equal(step, real, synthetic, within=1e-6 if name == OURS else 1e-4)
+        functions[name] = lambda step=step: step(real, synthetic)
+    functions[f"{OURS}, gradient only"] = lambda: mmd2_and_grad(real, synthetic, value=False)
+    torch.testing.assert_close(
+        mmd2_and_grad(real, synthetic, value=False)[1], mmd2_and_grad(real, synthetic)[1]
+    )
+    medians = timed(f"value and gradient, C N M D = {shape}", functions)
+    assert medians[OURS] < medians["loop over classes, a backward each"]
+
+
+def test_value_and_gradient_of_other_libraries(timed) -> None:
+    """A tenth of the ImageNet-100 shape: KeOps takes seconds per class on a CPU."""
+    real, synthetic = features(10, 64, 90, 512)
+    functions: Functions = {OURS: lambda: mmd2_and_grad(real, synthetic)}
+    geomloss = peers.optional("geomloss")
+    for name, backend, needed in (
+        ("geomloss", "tensorized", geomloss),
+        ("KeOps by geomloss", "online", geomloss and peers.optional("pykeops")),
+    ):
+        if needed and geomloss:
+            step = peers.geomloss_step(geomloss, backend)
+            assert_equal(step, real, synthetic, within=1e-3)
+            functions[name] = lambda step=step: step(real, synthetic)
+    if peers.optional("sklearn"):
+        value = peers.sklearn_value(real[0], synthetic[0])
+        assert abs(mmd2(real[0], synthetic[0]).item() - value) < 5e-6
+        functions["scikit-learn, value only"] = lambda: [
+            peers.sklearn_value(x, y) for x, y in zip(real, synthetic, strict=True)
+        ]
+    timed("value and gradient, C N M D = (10, 64, 90, 512)", functions, rounds=3)
+
+
+def test_cmmd(timed) -> None:
+    x, y = (torch.nn.functional.normalize(side[0], dim=-1) for side in features(1, 5000, 5000, 768))
+
+    def ours() -> Tensor:
+        metric = CMMD()
+        metric.update(x, real=True)
+        metric.update(y, real=False)
+        return metric.compute()
+
+    exact = 1000 * mmd2(x.double(), y.double(), CMMD.kernel)
+    assert abs(ours() - exact) < 1e-6
+    assert abs(peers.published_cmmd(x, y) - exact) < 1e-3
+    functions: Functions = {
+        "mmd2": lambda: mmd2(x, y, CMMD.kernel),
+        "CMMD, which copies the features": ours,
+        "published formulation": lambda: peers.published_cmmd(x, y),
+    }
+    timed("CMMD, 5000 + 5000 rows of 768", functions, rounds=5)
+
+
+def test_kid(timed) -> None:
+    """Five subsets of the published size; torchmetrics is shown features by an identity network."""
+    x, y = (side[0] for side in features(1, 2000, 2000, 2048))
+
+    def ours() -> Tensor:
+        metric = KID(subsets=5, subset_size=1000)
+        metric.update(x, real=True)
+        metric.update(y, real=False)
+        return metric.compute().mean
+
+    whole = KID(subsets=1, subset_size=2000)
+    whole.update(x, real=True)
+    whole.update(y, real=False)
+    exact = peers.published_kid(x.double(), y.double()).item()
+    assert whole.compute().mean.item() == pytest.approx(exact, rel=1e-4)
+    functions: Functions = {OURS: ours}
+    if peers.optional("torchmetrics"):
+        from torchmetrics.image.kid import KernelInceptionDistance
+
+        theirs = KernelInceptionDistance(torch.nn.Identity(), subsets=5, subset_size=1000)
+        theirs.update(x, real=True)
+        theirs.update(y, real=False)
+        mean, std = theirs.compute()
+        assert abs(ours() - mean) < 5 * std
+        functions["torchmetrics"] = lambda: type(theirs).compute.__wrapped__(theirs)
+    timed("KID, 5 subsets of 1000 rows of 2048", functions, rounds=3)
+
+
+def test_two_sample(timed) -> None:
+    """Value and both gradients; the dense form takes 5 GB and half a minute."""
+    x, y = (side[0] for side in features(1, 5000, 5000, 10))
+
+    def dense() -> tuple[Tensor, ...]:
+        leaves = x.clone().requires_grad_(), y.clone().requires_grad_()
+        return torch.autograd.grad(peers.stacked_loss(*leaves), leaves)
+
+    ours = mmd2_and_grad(x, y, wrt="both")[1]
+    for mine, theirs in zip(ours, dense(), strict=True):
+        assert (mine - theirs).norm() < 1e-3 * theirs.norm()
+    functions: Functions = {OURS: lambda: mmd2_and_grad(x, y, wrt="both"), "dense, stacked": dense}
+    timed("two samples, 5000 + 5000 rows of 10, both gradients", functions, rounds=3)
+
+
+def test_permutations(timed) -> None:
+    x, y = (side[0] for side in features(1, 1000, 1000, 10))
+    seed = torch.Generator()
+    result = permutation_test(x, y, permutations=100, generator=seed.manual_seed(1))
+    seed.manual_seed(1)
+    orders = [torch.randperm(2000, generator=seed) for _ in range(100)]
+    torch.testing.assert_close(result.null, peers.gathered_null(x, y, orders), rtol=0, atol=2e-5)
+    functions: Functions = {
+        OURS: lambda: permutation_test(x, y, Gaussian(), permutations=100),
+        "gather per permutation": lambda: peers.gathered_null(x, y, orders),
+    }
+    timed("100 permutations of 1000 + 1000 rows of 10", functions, rounds=3)
