@@ -19,6 +19,8 @@ dev = [
     "pytest-benchmark>=5.1",
     "pytest-xdist>=3.6",
     "ruff==0.14.6",
+    # the kernels are tested in its interpreter; torch for CPUs does not bring it
+    "triton>=3.6; sys_platform == 'linux' and platform_machine == 'x86_64'",
     "vulture>=2.14",
 ]
 

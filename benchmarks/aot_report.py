@@ -24,8 +24,6 @@ from typing import Any
 
 # the interpreter would stand in for the compiler
 os.environ.pop("TRITON_INTERPRET", None)
-# triton 3.9 warns that this default changes with 3.10; every launch says which it wants
-os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 
 import triton
 from triton.backends.compiler import GPUTarget
@@ -113,14 +111,13 @@ def _source(config: Config, *, ones: bool = False) -> ASTSource:
     return ASTSource(kernel, signature=signature, constexprs=constants, attrs=aligned)
 
 
+def _options(config: Config) -> dict[str, Any]:
+    return {"num_warps": config.warps, "num_stages": config.stages, "enable_fp_fusion": True}
+
+
 def _compile(config: Config, architecture: int) -> Compiled:
-    options = {
-        "num_warps": config.warps,
-        "num_stages": config.stages,
-        "enable_fp_fusion": True,
-    }
     target = GPUTarget("cuda", architecture, 32)
-    binary = triton.compile(_source(config), target=target, options=options)
+    binary = triton.compile(_source(config), target=target, options=_options(config))
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary.asm["cubin"])
         file.flush()
@@ -147,9 +144,10 @@ def check_sizes_of_one() -> None:
     for config in {config.kernel: config for config in CONFIGS}.values():
         file = CACHE / f"{_key(config, 0)}.ones"
         if not file.exists():
-            options = {"num_warps": config.warps, "num_stages": config.stages}
             triton.compile(
-                _source(config, ones=True), target=GPUTarget("cuda", 90, 32), options=options
+                _source(config, ones=True),
+                target=GPUTarget("cuda", 90, 32),
+                options=_options(config),
             )
             file.parent.mkdir(parents=True, exist_ok=True)
             file.touch()

@@ -177,17 +177,25 @@ def inside_nan(points: Tensor) -> Tensor:
 
 
 @pytest.fixture
-def triton_op(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
-    """The op by one family of Triton kernels: in the interpreter on the CPU, else compiled.
+def triton_device() -> torch.device:
+    """Where Triton runs: in the interpreter on the CPU, compiled (TRITON_INTERPRET=0) on a GPU."""
+    from m3d_fast.kernels._encode import interpreting
+
+    return torch.device("cpu" if interpreting() else "cuda")
+
+
+@pytest.fixture
+def triton_op(
+    monkeypatch: pytest.MonkeyPatch, triton_device: torch.device
+) -> Iterator[Callable[..., Any]]:
+    """The op by one family of Triton kernels.
 
     ``triton_op(family, x, y, kernel, wrt=, value=, estimator=, precision=, x_lengths=,
     y_lengths=)`` gives the value and both gradients, None where not asked for. ``family`` None
     leaves the choice to the table. All memory is poisoned, that around the samples too.
     """
     from m3d_fast.kernels import _launch
-    from m3d_fast.kernels._encode import interpreting
 
-    device = torch.device("cpu" if interpreting() else "cuda")
     guarded, choose = Guarded(), _launch.choose
     for name, module in list(sys.modules.items()):
         if name.startswith("m3d_fast.kernels._launch") and hasattr(module, "empty"):
@@ -206,13 +214,13 @@ def triton_op(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
         **lengths: Tensor,
     ) -> tuple[Tensor | None, ...]:
         encoded = (kernel or Gaussian()).encode(x.shape[-1])
-        moved = {name: given.to(device) for name, given in lengths.items()}
+        moved = {name: given.to(triton_device) for name, given in lengths.items()}
         monkeypatch.setattr(_launch, "choose", lambda problem: family or choose(problem))
         flags = (value, wrt in ("x", "both"), wrt in ("y", "both"))
         results = _launch.mmd2_cuda(
-            inside_nan(x.to(device)),
-            inside_nan(y.to(device)),
-            None if encoded.bandwidth is None else encoded.bandwidth.to(device),
+            inside_nan(x.to(triton_device)),
+            inside_nan(y.to(triton_device)),
+            None if encoded.bandwidth is None else encoded.bandwidth.to(triton_device),
             moved.get("x_lengths"),
             moved.get("y_lengths"),
             encoded.name,

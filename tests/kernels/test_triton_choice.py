@@ -58,8 +58,8 @@ def test_generic_kernels_have_tiles_for_every_chip(kernel, precision, columns, a
     assert min(found.architectures) <= architecture
 
 
-def test_triton_leaves_to_torch_what_it_cannot_do_better(monkeypatch):
-    x = torch.zeros(2, 3, 4)
+def test_triton_leaves_to_torch_what_it_cannot_do_better(monkeypatch, triton_device):
+    x = torch.zeros(2, 3, 4, device=triton_device)
     assert _launch.served(x, x, "gaussian")
     assert not _launch.served(x.double(), x, "gaussian")
     assert not _launch.served(x, x, "linear")
@@ -78,11 +78,13 @@ def plain_torch(x: torch.Tensor, y: torch.Tensor) -> reference.Result:
     return reference.mmd2(x, y, rule, grad_y=True)
 
 
-def test_an_old_chip_is_served_by_torch_and_says_so_once(monkeypatch, caplog, generator):
+def test_an_old_chip_is_served_by_torch_and_says_so_once(
+    monkeypatch, caplog, generator, triton_device
+):
     monkeypatch.setattr(_launch, "architecture", lambda device: 75)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "An Old Chip")
     _launch.refused.cache_clear()
-    x, y = torch.randn(2, 2, 9, 5, generator=generator)
+    x, y = torch.randn(2, 2, 9, 5, generator=generator).to(triton_device)
     with caplog.at_level(logging.INFO, "m3d_fast"):
         for _ in range(2):
             value, _, grad_y = ops._cuda(*arguments(x, y))
@@ -95,10 +97,12 @@ def test_an_old_chip_is_served_by_torch_and_says_so_once(monkeypatch, caplog, ge
     torch.testing.assert_close(grad_y, expected.grad_y)
 
 
-def test_without_triton_torch_serves_and_says_so_once(monkeypatch, caplog, generator):
+def test_without_triton_torch_serves_and_says_so_once(
+    monkeypatch, caplog, generator, triton_device
+):
     monkeypatch.setitem(sys.modules, "triton", None)
     ops._launcher.cache_clear()
-    x, y = torch.randn(2, 2, 9, 5, generator=generator)
+    x, y = torch.randn(2, 2, 9, 5, generator=generator).to(triton_device)
     with caplog.at_level(logging.INFO, "m3d_fast"):
         for _ in range(2):
             value, _, _ = ops._cuda(*arguments(x, y))
@@ -108,20 +112,20 @@ def test_without_triton_torch_serves_and_says_so_once(monkeypatch, caplog, gener
     torch.testing.assert_close(value, plain_torch(x, y).value)
 
 
-def test_the_op_on_cuda_is_the_triton_one(generator, truth):
+def test_the_op_on_cuda_is_the_triton_one(generator, truth, triton_device):
     """The registered function itself, in the interpreter."""
     x, y = torch.randn(2, 2, 2, 9, 5, generator=generator)  # two batch dimensions
     exact = truth.exact(x, y)
-    value, grad_x, grad_y = ops._cuda(*arguments(x, y))
+    value, grad_x, grad_y = ops._cuda(*arguments(x.to(triton_device), y.to(triton_device)))
     truth.assert_value(value, exact.value)
     truth.assert_gradient(grad_y, exact.grad_y)
     assert grad_x.numel() == 0
 
 
-def test_a_transposed_sample_is_read_right(generator, truth):
+def test_a_transposed_sample_is_read_right(generator, truth, triton_device):
     x = torch.randn(2, 5, 9, generator=generator).mT
     y = torch.randn(1, 7, 5, generator=generator).expand(2, 7, 5)
     exact = truth.exact(x, y)
-    value, _, grad_y = ops._cuda(*arguments(x, y))
+    value, _, grad_y = ops._cuda(*arguments(x.to(triton_device), y.to(triton_device)))
     truth.assert_value(value, exact.value)
     truth.assert_gradient(grad_y, exact.grad_y)

@@ -1,13 +1,12 @@
 """Family P: many divisions of the same rows, each against the definition."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
 from m3d_fast.kernels import Gaussian, Kernel, Polynomial, _launch, _launch_permute
-from m3d_fast.kernels._encode import interpreting
-
-DEVICE = torch.device("cpu" if interpreting() else "cuda")
 
 
 def divisions(count: int, n: int, m: int, generator: torch.Generator) -> Tensor:
@@ -15,20 +14,19 @@ def divisions(count: int, n: int, m: int, generator: torch.Generator) -> Tensor:
     return order < n
 
 
-def divided(
-    x: Tensor, y: Tensor, members: Tensor, kernel: Kernel, estimator: str, precision: str
-) -> Tensor:
-    encoded = kernel.encode(x.shape[-1])
-    return _launch.divided_mmd2_cuda(
-        x.to(DEVICE),
-        y.to(DEVICE),
-        members.to(DEVICE),
-        None,
-        encoded.name,
-        encoded.parameters,
-        estimator == "unbiased",
-        precision,
-    )
+@pytest.fixture
+def divided(triton_device: torch.device) -> Callable[..., Tensor]:
+    def run(
+        x: Tensor, y: Tensor, members: Tensor, kernel: Kernel, estimator: str, precision: str
+    ) -> Tensor:
+        encoded = kernel.encode(x.shape[-1])
+        moved = (side.to(triton_device) for side in (x, y, members))
+        unbiased = estimator == "unbiased"
+        return _launch.divided_mmd2_cuda(
+            *moved, None, encoded.name, encoded.parameters, unbiased, precision
+        )
+
+    return run
 
 
 def exactly(z: Tensor, members: Tensor, kernel: Kernel, estimator: str, truth) -> Tensor:
@@ -41,7 +39,7 @@ def exactly(z: Tensor, members: Tensor, kernel: Kernel, estimator: str, truth) -
 @pytest.mark.parametrize("estimator", ["biased", "unbiased"])
 @pytest.mark.parametrize("kernel", [Gaussian(), Polynomial()], ids=repr)
 @pytest.mark.parametrize("shape", [(90, 61, 20, 70), (5, 3, 40, 1), (130, 64, 7, 5)], ids=str)
-def test_every_division(shape, kernel, estimator, programs, generator, truth, monkeypatch):
+def test_every_division(shape, kernel, estimator, programs, generator, truth, divided, monkeypatch):
     """One program has all tiles to itself, or each a few, or each one."""
     monkeypatch.setattr(_launch_permute, "PROGRAMS", programs)
     n, m, d, count = shape
@@ -54,7 +52,7 @@ def test_every_division(shape, kernel, estimator, programs, generator, truth, mo
 
 
 @pytest.mark.parametrize("precision", ["high", "medium"])
-def test_lower_precisions(precision, generator, truth):
+def test_lower_precisions(precision, generator, truth, divided):
     z = torch.randn(100, 40, generator=generator).relu()
     members = divisions(9, 60, 40, generator)
     ours = divided(z[:60], z[60:], members, Gaussian(), "biased", precision)
@@ -62,7 +60,7 @@ def test_lower_precisions(precision, generator, truth):
     truth.assert_value(ours, exact, within=5e-4 if precision == "medium" else 5e-6)
 
 
-def test_wide_bandwidth_keeps_its_digits(generator, truth):
+def test_wide_bandwidth_keeps_its_digits(generator, truth, divided):
     z = torch.nn.functional.normalize(torch.randn(70, 24, generator=generator), dim=-1)
     members = divisions(4, 40, 30, generator)
     kernel = Gaussian(sigma=100.0, scales=(1.0,))
@@ -71,7 +69,7 @@ def test_wide_bandwidth_keeps_its_digits(generator, truth):
     truth.assert_value(ours, exact, within=1e-5 * exact.abs().max().item())
 
 
-def test_bitwise_equal_from_run_to_run(generator):
+def test_bitwise_equal_from_run_to_run(generator, divided):
     z = torch.randn(150, 20, generator=generator)
     members = divisions(6, 90, 60, generator)
     first, second = (
