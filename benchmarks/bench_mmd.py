@@ -143,9 +143,16 @@ def test_kid(timed) -> None:
         theirs = KernelInceptionDistance(torch.nn.Identity(), subsets=5, subset_size=1000)
         theirs.update(x, real=True)
         theirs.update(y, real=False)
-        mean, std = theirs.compute()
-        assert abs(ours() - mean) < 5 * std
-        functions["torchmetrics"] = lambda: type(theirs).compute.__wrapped__(theirs)
+
+        def compute_again() -> Tensor:
+            theirs._computed = None  # it remembers its result
+            return theirs.compute()[0]
+
+        torch.manual_seed(1)
+        mean = compute_again()
+        torch.manual_seed(1)
+        assert ours().item() == pytest.approx(mean.item(), rel=1e-3), "the same subsets are drawn"
+        functions["torchmetrics"] = compute_again
     timed("KID, 5 subsets of 1000 rows of 2048", functions, rounds=3)
 
 
@@ -161,7 +168,7 @@ def test_two_sample(timed) -> None:
     for mine, theirs in zip(ours, dense(), strict=True):
         assert (mine - theirs).norm() < 1e-3 * theirs.norm()
     functions: Functions = {OURS: lambda: mmd2_and_grad(x, y, wrt="both"), "dense, stacked": dense}
-    timed("two samples, 5000 + 5000 rows of 10, both gradients", functions, rounds=3)
+    timed("two samples, 5000 + 5000 rows of 10, both gradients", functions, rounds=2)
 
 
 def test_permutations(timed) -> None:
