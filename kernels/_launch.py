@@ -8,7 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from . import _launch_permute, _launch_small, _launch_tile, _launch_value
+from . import _launch_permute, _launch_small, _launch_split, _launch_tile, _launch_value
 from ._call import Call, Result, Samples
 from ._encode import encode, interpreting
 from ._table import Problem, choose
@@ -17,6 +17,7 @@ Outputs = tuple[Tensor, Tensor, Tensor]  # value, grad_x, grad_y; empty where no
 
 FAMILIES: dict[str, Callable[[Call], Result]] = {
     "small": _launch_small.run,
+    "split": _launch_split.run,
     "tile": _launch_tile.run,
     "value": _launch_value.run,
 }

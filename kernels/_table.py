@@ -99,6 +99,15 @@ RULES: tuple[Rule, ...] = (
         reason="enough programs to fill a chip: everything in one launch, no pre-pass",
     ),
     Rule(
+        family="split",
+        gradients=(1, 2),
+        kernels=("gaussian", "polynomial"),
+        max_rows=512,
+        max_classes=31,
+        min_columns=128,
+        reason="few tiles: columns are split over programs, three launches, no pre-pass",
+    ),
+    Rule(
         family="tile",
         kernels=("gaussian", "polynomial"),
         reason="serves everything: a matrix of weights, then a product with the points",
@@ -252,7 +261,43 @@ SMALL = (
     _small("small.small_within_kernel", "ieee", (64, 128, 16), 8, architectures=(90,)),
 )
 
-CONFIGS: tuple[Config, ...] = (*PREPASS, *TILE, *VALUE, *PERMUTE, *SMALL)
+
+def _split(
+    kernel: str, products: str, blocks: Mapping[str, int], warps: int, **others: Any
+) -> Config:
+    pointers = {"totals_ptr": "fp64", **_LENGTHS}
+    constants = {"MEAN_BANDWIDTH": True, "HAS_BANDWIDTH": False}
+    return Config(
+        kernel=kernel,
+        products=products,
+        blocks=blocks,
+        warps=warps,
+        constants=constants,
+        pointers=pointers,
+        **others,
+    )
+
+
+_PAIRS = {"BLOCK_M": 64, "BLOCK_N": 128, "BLOCK_D": 32}
+_PULLS = {"BLOCK_M": 64, "BLOCK_K": 32, "BLOCK_D": 64}
+SPLIT = (
+    _split("split.products_kernel", "tf32x3", _PAIRS, 8, **_NEW),
+    _split("split.products_kernel", "bf16x3", _PAIRS, 8, **_NEW),
+    _split("split.products_kernel", "bf16", _PAIRS, 8, **_NEW),
+    _split(
+        "split.weights_kernel",
+        "none",
+        # BLOCK_K is what is needed, at most this
+        {"BLOCK_R": 8, "BLOCK_K": 512, "BLOCK_N": 128, "BLOCK_D": 256},
+        4,
+        architectures=(90,),
+    ),
+    _split("split.pull_kernel", "tf32x3", _PULLS, 8, **_NEW, reason="4 warps spill"),
+    _split("split.pull_kernel", "bf16x3", _PULLS, 4, **_NEW),
+    _split("split.pull_kernel", "bf16", _PULLS, 4, **_NEW),
+)
+
+CONFIGS: tuple[Config, ...] = (*PREPASS, *TILE, *VALUE, *PERMUTE, *SMALL, *SPLIT)
 
 
 def choose(problem: Problem) -> str:
