@@ -8,7 +8,14 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from . import _launch_permute, _launch_small, _launch_split, _launch_tile, _launch_value
+from . import (
+    _launch_permute,
+    _launch_small,
+    _launch_split,
+    _launch_stream,
+    _launch_tile,
+    _launch_value,
+)
 from ._call import Call, Result, Samples
 from ._encode import encode, interpreting
 from ._table import Problem, choose
@@ -18,6 +25,7 @@ Outputs = tuple[Tensor, Tensor, Tensor]  # value, grad_x, grad_y; empty where no
 FAMILIES: dict[str, Callable[[Call], Result]] = {
     "small": _launch_small.run,
     "split": _launch_split.run,
+    "stream": _launch_stream.run,
     "tile": _launch_tile.run,
     "value": _launch_value.run,
 }
@@ -81,8 +89,8 @@ def mmd2_cuda(
         result = FAMILIES[choose(call.problem)](call)
     shapes = (x.shape[:-2], x.shape, y.shape)
     value_, gradient_x, gradient_y = (
-        x.new_empty(0, dtype=torch.float32) if part is None else part.view(shape)
-        for part, shape in zip(result, shapes, strict=True)
+        part.view(shape) if asked and part is not None else x.new_empty(0, dtype=torch.float32)
+        for part, shape, asked in zip(result, shapes, (value, grad_x, grad_y), strict=True)
     )
     return value_, gradient_x, gradient_y
 

@@ -129,3 +129,9 @@ def test_a_transposed_sample_is_read_right(generator, truth, triton_device):
     value, _, grad_y = ops._cuda(*arguments(x.to(triton_device), y.to(triton_device)))
     truth.assert_value(value, exact.value)
     truth.assert_gradient(grad_y, exact.grad_y)
+
+
+def test_nothing_asked_is_nothing_given(generator, triton_device):
+    x, y = torch.randn(2, 2, 9, 5, generator=generator).to(triton_device)
+    outputs = ops._cuda(*arguments(x, y)[:9], False, False, False)
+    assert [output.numel() for output in outputs] == [0, 0, 0]
