@@ -118,7 +118,7 @@ def gradients() -> Iterator[dict[str, Any]]:
 def _gradient_peers(on_each: Callable[..., Calls]) -> dict[str, Callable[[], float]]:
     batched = peers.differentiated(peers.batched_losses)
     loop = peers.differentiated(peers.loop_losses)
-    compiled = torch.compile(batched)
+    compiled = torch.compile(batched, dynamic=False)
 
     def ours(precision: Any, value: bool) -> Callable[[], float]:
         def step(x: Tensor, y: Tensor) -> object:
