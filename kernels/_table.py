@@ -108,6 +108,14 @@ RULES: tuple[Rule, ...] = (
         reason="few tiles: columns are split over programs, three launches, no pre-pass",
     ),
     Rule(
+        family="stream",
+        gradients=(1, 2),
+        kernels=("gaussian", "polynomial"),
+        min_rows=1024,
+        max_columns=128,
+        reason="many rows of few columns: no matrix of weights to write and read",
+    ),
+    Rule(
         family="tile",
         kernels=("gaussian", "polynomial"),
         reason="serves everything: a matrix of weights, then a product with the points",
@@ -297,7 +305,29 @@ SPLIT = (
     _split("split.pull_kernel", "bf16", _PULLS, 4, **_NEW),
 )
 
-CONFIGS: tuple[Config, ...] = (*PREPASS, *TILE, *VALUE, *PERMUTE, *SMALL, *SPLIT)
+
+def _stream(products: str, blocks: tuple[int, int, int], warps: int, **others: Any) -> Config:
+    stored = {"stacked_ptr": "bf16"} if products == "bf16" else {}
+    return Config(
+        kernel="stream.stream_kernel",
+        products=products,
+        blocks=dict(zip(("BLOCK_M", "BLOCK_N", "BLOCK_D"), blocks, strict=True)),
+        warps=warps,
+        constants={"VALUE": "all"},
+        pointers={**_ELEMENTS, "totals_ptr": "fp64", **stored},
+        **others,
+    )
+
+
+# BLOCK_D holds all columns: one size up, each of these spills
+STREAM = (
+    _stream("tf32x3", (64, 32, 32), 8, **{**_NEW, "stages": 1}),
+    _stream("bf16x3", (64, 32, 64), 8, **{**_NEW, "stages": 1}),
+    _stream("bf16", (64, 32, 128), 8, **{**_NEW, "stages": 2}),
+    _stream("ieee", (64, 64, 16), 8, architectures=(90,)),
+)
+
+CONFIGS: tuple[Config, ...] = (*PREPASS, *TILE, *VALUE, *PERMUTE, *SMALL, *SPLIT, *STREAM)
 
 
 def choose(problem: Problem) -> str:
