@@ -324,7 +324,9 @@ STREAM = (
     _stream("tf32x3", (64, 32, 32), 8, **{**_NEW, "stages": 1}),
     _stream("bf16x3", (64, 32, 64), 8, **{**_NEW, "stages": 1}),
     _stream("bf16", (64, 32, 128), 8, **{**_NEW, "stages": 2}),
-    _stream("ieee", (64, 64, 16), 8, architectures=(90,)),
+    _stream(
+        "ieee", (64, 32, 16), 8, architectures=(90,), reason="twice as many spill on triton 3.6"
+    ),
 )
 
 CONFIGS: tuple[Config, ...] = (*PREPASS, *TILE, *VALUE, *PERMUTE, *SMALL, *SPLIT, *STREAM)
