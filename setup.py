@@ -24,6 +24,9 @@ dev = [
     "vulture>=2.14",
 ]
 
+# what benchmarks/bench_mmd.py compares with; what is absent is named and left out
+peers = ["geomloss>=0.2.6", "pykeops>=2.2", "torchmetrics>=1.4"]
+
 setup(
     name="m3d_fast",
     version="0.1.0",
@@ -34,5 +37,5 @@ setup(
     package_data={"m3d_fast": ["py.typed"], "m3d_fast.loaders": ["*.json"]},
     python_requires=">=3.11",
     install_requires=["torch>=2.11", "numpy>=1.26"],
-    extras_require={"condense": condense, "dev": condense + dev},
+    extras_require={"condense": condense, "dev": condense + dev, "peers": peers},
 )
