@@ -14,6 +14,7 @@ from ._triton_split import products_kernel, pull_kernel, weights_kernel
 
 PROGRAMS = 264  # two for each of the 132 processors of an H100; a constant, for the bits' sake
 MAX_SLICES = 16
+OLDEST = 90  # the table lists no tiles of this family for less
 MAX_ROWS = 512  # of x and y: a program of the second launch holds them side by side
 
 
@@ -48,7 +49,8 @@ def run(call: Call) -> Result:
     """Value and gradients in three launches, four if both gradients are asked for."""
     samples, problem = call.samples, call.problem
     _, n, m, _ = samples.sizes
-    if call.products == "ieee" or n + m > MAX_ROWS or samples.x.dtype != samples.y.dtype:
+    unlisted = call.products == "ieee" or call.architecture < OLDEST
+    if unlisted or n + m > MAX_ROWS or samples.x.dtype != samples.y.dtype:
         return _launch_tile.run(call)
     rows = Rows(0, n + m)
     if not problem.value and problem.gradients == 1:
