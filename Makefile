@@ -34,10 +34,11 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/vulture
 
+# warnings of torch.compile and of the peers are theirs; peers that are not installed are named
 bench: $(INSTALLED)
 	mkdir -p benchmarks/results/cpu
-	$(BIN)/python -m pytest benchmarks/bench_condense.py --benchmark-json=benchmarks/results/cpu/condense.json
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest benchmarks/bench_mmd.py --benchmark-json=benchmarks/results/cpu/mmd.json
+	$(BIN)/python -m pytest -W default benchmarks/bench_condense.py --benchmark-json=benchmarks/results/cpu/condense.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -W default benchmarks/bench_mmd.py --benchmark-json=benchmarks/results/cpu/mmd.json
 	$(BIN)/python -m benchmarks.report benchmarks/results/cpu/*.json
 
 # from a bare checkout: tests of the kernels, compiled, then the benchmarks; 8 minutes at most

@@ -186,6 +186,15 @@ def test_initialisations() -> None:
     assert not torch.equal(mixed, other)
 
 
+@pytest.mark.filterwarnings("default")  # dynamo looks at .grad of tensors that have none
+def test_a_compiled_step_is_the_eager_step() -> None:
+    eager, losses = stepped(settings(compile=False), 1)
+    compiled, same = stepped(settings(compile=True), 1)
+    torch.testing.assert_close(same[0], losses[0], atol=2e-5, rtol=1e-4)
+    scale = eager.pixels.grad.abs().max()
+    assert (compiled.pixels.grad - eager.pixels.grad).abs().max() < 1e-3 * scale
+
+
 def test_bf16_features_stay_close_to_float32() -> None:
     full, losses = stepped(settings(), 1)
     half, rough = stepped(settings(precision="bf16"), 1)
