@@ -60,7 +60,7 @@ def decode(pixels: Tensor, factor: int) -> Tensor:
 
 
 def encode(images: Tensor, factor: int) -> Tensor:
-    """Shrink ``factor**2`` images into the tiles of one: the "mix" initialisation.
+    """Shrink ``factor**2`` images, by averaging, into the tiles of one: the "mix" initialisation.
 
     Args:
         images: ``(..., n * factor**2, C, H, W)`` float.
@@ -75,7 +75,7 @@ def encode(images: Tensor, factor: int) -> Tensor:
     corners = [(y, x) for y in tile_edges(height, factor) for x in tile_edges(width, factor)]
     for tile, ((top, bottom), (left, right)) in enumerate(corners):
         pixels[:, :, top:bottom, left:right] = F.interpolate(
-            grouped[:, tile], (bottom - top, right - left), mode="bilinear", antialias=True
+            grouped[:, tile], (bottom - top, right - left), mode="area"
         )
     return pixels.view(*lead, count // factor**2, channels, height, width)
 
