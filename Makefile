@@ -18,7 +18,7 @@ $(INSTALLED): setup.py pyproject.toml
 demo: $(INSTALLED)
 	.ci/debian-packages --data
 	$(BIN)/python -m m3d_fast.condense --dataset fashionmnist --ipc 1 --iterations 500 --real-batch 32 --out runs/demo --resume
-	$(BIN)/python -m m3d_fast.evaluate runs/demo --baselines random --epochs 300 --repeats 3
+	$(BIN)/python -m m3d_fast.evaluate runs/demo --baselines random --epochs 240 --repeats 3
 	@echo
 	@echo "Picture, one row per class: runs/demo/grid.png (every tile by itself: runs/demo/grid_decoded.png)"
 	@echo "ImageNet-100 on a GPU, IMAGENET being the folder that holds train/ and val/:"
