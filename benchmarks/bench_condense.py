@@ -13,8 +13,8 @@ from torch import Tensor
 
 from benchmarks.published import loop_gradients
 from m3d_fast.augment import augment, draw, parse_strategy
+from m3d_fast.condenser import Condenser
 from m3d_fast.config import CondenseConfig
-from m3d_fast.engine import Condenser
 from m3d_fast.loaders import open_dataset
 from m3d_fast.randomness import generator
 from m3d_fast.synthetic import decode

@@ -1,6 +1,8 @@
 """How are real images served when the whole set lives on the device?"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import cycle as endlessly
 
 import numpy as np
 import torch
@@ -73,6 +75,12 @@ class MemoryImages:
         rows = drawn + self._offsets[np.asarray(classes, dtype=np.int64)][:, None]
         return self._select(rows.ravel()).view(*rows.shape, *self.image_shape)
 
+    def batches(
+        self, cycle: Sequence[Sequence[int]], per_class: int
+    ) -> AbstractContextManager[Iterator[Tensor]]:
+        """``batch`` of each entry of ``cycle`` in turn, endlessly; see ``RealImages``."""
+        return nullcontext(self.batch(classes, per_class) for classes in endlessly(cycle))
+
     def take(self, class_index: int, indices: Indices) -> Tensor:
         """Fetch the named images of one class without moving the sampler.
 
@@ -99,6 +107,18 @@ class MemoryImages:
                 f"{size - 1}, got indices from {rows.min()} to {rows.max()}"
             )
         return self._select(rows + self._offsets[class_index])
+
+    def ordered(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every image once, class by class: uint8 ``(B, C, H, W)`` and int64 labels ``(B,)``.
+
+        Raises:
+            DataError: if ``batch_size`` is below 1.
+        """
+        if batch_size < 1:
+            raise DataError(f"the batch size must be 1 or more, got {batch_size}")
+        sizes = torch.tensor(self.class_sizes, device=self.device)
+        labels = torch.arange(self.num_classes, device=self.device).repeat_interleave(sizes)
+        return zip(self._images.split(batch_size), labels.split(batch_size), strict=True)
 
     def state_dict(self) -> dict[str, IntArray]:
         """Return ``{"positions": int64 (num_classes,)}``: how far every class has been drawn."""

@@ -1,6 +1,7 @@
 """What does the engine need from a back end that holds real images?"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import numpy as np
@@ -40,8 +41,25 @@ class RealImages(Protocol):
         """Next images of each class, uint8 ``(len(classes), per_class, C, H, W)``."""
         ...
 
+    def batches(
+        self, cycle: Sequence[Sequence[int]], per_class: int
+    ) -> AbstractContextManager[Iterator[Tensor]]:
+        """The same draws, decoded ahead: ``batch`` of each entry of ``cycle`` in turn, endlessly.
+
+        A tensor is valid until the next one is asked for. ``state_dict`` counts what was handed
+        out, not what was decoded ahead. Leaving the context ends all work.
+        """
+        ...
+
     def take(self, class_index: int, indices: Indices) -> Tensor:
         """The named images of one class, uint8 ``(len(indices), C, H, W)``; draws nothing."""
+        ...
+
+    def ordered(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every image once, class by class: uint8 ``(B, C, H, W)``, int64 labels ``(B,)``.
+
+        ``B`` is ``batch_size`` but for the last. Draws nothing.
+        """
         ...
 
     def state_dict(self) -> dict[str, IntArray]:
@@ -50,4 +68,42 @@ class RealImages(Protocol):
 
     def load_state_dict(self, state: Mapping[str, IntArray]) -> None:
         """Continue exactly where the ``state_dict`` was taken."""
+        ...
+
+
+class BackEnd(Protocol):
+    """Where pixels come from that are not in memory: all a new back end has to offer.
+
+    Images are numbered by row: those of class 0 first, in the order of their sorted files, then
+    those of class 1, and so on.
+
+    Attributes:
+        name: for the log, such as "FFCV".
+        class_names: one name per class, in label order.
+        class_sizes: images per class, in label order.
+        image_shape: ``(C, H, W)``, pixels.
+        source: where the images come from, for the log and for messages.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    class_sizes: tuple[int, ...]
+    image_shape: tuple[int, int, int]
+    source: str
+
+    def read(self, plan: Iterator[IntArray]) -> AbstractContextManager[Iterator[Tensor]]:
+        """Decode the rows that ``plan`` names, in its order, ahead of the reader.
+
+        Args:
+            plan: arrays of rows, finite or endless; it is advanced in another thread or process,
+                ahead of the reader.
+
+        Returns:
+            A context; within it, one uint8 host tensor ``(len(rows), C, H, W)`` per array, valid
+            until the next one is asked for. Leaving the context ends all threads and processes.
+
+        Raises:
+            DataError: from the iterator, naming file and image, whatever went wrong in a worker;
+                within seconds when a worker died.
+        """
         ...

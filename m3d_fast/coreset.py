@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -13,21 +14,33 @@ from .loaders import ClassSampler, RealImages
 from .randomness import derived_seed, generator
 from .synthetic import encode
 
+IntArray = npt.NDArray[np.int64]
 Features = Callable[[Tensor], Tensor]  # uint8 images (n, C, H, W) -> (n, D)
 
 FEATURE_PIECE = 256  # images whose features are computed at once
 
 
-def initial_pixels(real: RealImages, config: ResolvedConfig) -> Tensor:
-    """Synthetic images before the first step, float32 ``(C, ipc, channels, H, W)`` in [0, 1]."""
-    seed, device = config.seed, real.device
-    if config.init == "noise":
-        shape = (real.num_classes, config.ipc, *real.image_shape)
-        return torch.rand(shape, generator=generator(seed, "noise", device=device), device=device)
+def initial_pixels(
+    real: RealImages, config: ResolvedConfig, classes: range | None = None
+) -> Tensor:
+    """Synthetic images before the first step, of all classes or of those named.
+
+    Returns:
+        float32 ``(len(classes), ipc, channels, H, W)`` in [0, 1]; those of a class depend neither
+        on the other classes nor on their number.
+    """
+    classes = range(real.num_classes) if classes is None else classes
+    shape = (len(classes), config.ipc, *real.image_shape)
+    pixels = torch.empty(shape, dtype=torch.float32, device=real.device)
     factor = config.factor if config.init == "mix" else 1
-    count = config.ipc * factor**2
-    images = random_images(real, count, derived_seed(seed, "coreset", 0))
-    return encode(images.float() / 255, factor).contiguous()
+    chosen = _random_indices(real, config.ipc * factor**2, derived_seed(config.seed, "coreset", 0))
+    for target, c in zip(pixels, classes, strict=True):
+        if config.init == "noise":
+            target.uniform_(generator=generator(config.seed, "noise", c, device=real.device))
+        else:
+            images = real.take(c, chosen(c)).float() / 255
+            target.copy_(encode(images[None], factor)[0])
+    return pixels
 
 
 def random_images(real: RealImages, per_class: int, seed: int) -> Tensor:
@@ -36,9 +49,13 @@ def random_images(real: RealImages, per_class: int, seed: int) -> Tensor:
     Returns:
         uint8 ``(num_classes, per_class, C, H, W)``; ``real`` goes on as if nothing had been drawn.
     """
+    chosen = _random_indices(real, per_class, seed)
+    return torch.stack([real.take(c, chosen(c)) for c in range(real.num_classes)])
+
+
+def _random_indices(real: RealImages, per_class: int, seed: int) -> Callable[[int], IntArray]:
     sampler = ClassSampler(real.class_sizes, seed)
-    chosen = sampler.draw(range(real.num_classes), per_class)
-    return torch.stack([real.take(c, indices) for c, indices in enumerate(chosen)])
+    return lambda c: sampler.draw([c], per_class)[0]
 
 
 def herding(real: RealImages, per_class: int, features: Features) -> Tensor:

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from benchmarks.published import loop_gradients
 from m3d_fast.augment import augment, draw, parse_strategy
+from m3d_fast.condenser import Condenser
 from m3d_fast.config import CondenseConfig, ResolvedConfig
 from m3d_fast.coreset import initial_pixels
-from m3d_fast.engine import Condenser
 from m3d_fast.loaders import RealImages, open_dataset
 from m3d_fast.randomness import derived_seed, generator
 from m3d_fast.synthetic import decode

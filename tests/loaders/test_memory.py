@@ -139,3 +139,25 @@ def test_images_that_are_not_there_are_refused(
 ) -> None:
     with pytest.raises(DataError, match=re.escape(message)):
         resident().take(class_index, indices)
+
+
+def test_batches_are_the_draws_of_batch_in_turn() -> None:
+    ahead, behind = resident(), resident()
+    cycle = [range(1), range(1, 3)]
+    with ahead.batches(cycle, 2) as stream:
+        for step in range(5):
+            assert torch.equal(next(stream), behind.batch(cycle[step % 2], 2))
+    assert np.array_equal(ahead.state_dict()["positions"], behind.state_dict()["positions"])
+
+
+def test_ordered_gives_every_image_once_by_class() -> None:
+    real = resident()
+    pieces = list(real.ordered(2))
+    assert [len(labels) for _, labels in pieces[:-1]] == [2] * (len(pieces) - 1)
+    labels = torch.cat([labels for _, labels in pieces])
+    assert torch.equal(labels.bincount(), torch.tensor(real.class_sizes))
+    expected = torch.cat([real.take(c, range(n)) for c, n in enumerate(real.class_sizes)])
+    assert torch.equal(torch.cat([images for images, _ in pieces]), expected)
+    assert all((labels[1:] >= labels[:-1]).tolist())
+    with pytest.raises(DataError, match="batch size"):
+        real.ordered(0)
