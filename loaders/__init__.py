@@ -6,6 +6,7 @@ from .memory import MemoryImages
 from .protocol import RealImages
 from .registry import DATASETS
 from .sampling import ClassSampler
+from .subsets import file_name
 
 __all__ = [
     "DATASETS",
@@ -14,6 +15,7 @@ __all__ = [
     "MemoryImages",
     "RealImages",
     "dataset_info",
+    "file_name",
     "image_side",
     "open_dataset",
 ]

@@ -12,15 +12,17 @@ import torch
 from .decode import decode
 from .digits import read_digits
 from .errors import DataError
+from .imagenet import imagenet_tree, tinyimagenet_tree
 from .labelled import LabelledImages
 from .memory import MemoryImages
 from .mnist import read_mnist
 from .protocol import RealImages
-from .registry import DATASETS, NOT_YET, DatasetInfo
+from .registry import DATASETS, DatasetInfo
 from .resize import resized
 from .room import refuse_without_room
+from .subsets import CUSTOM, subset_classes
 from .through_torchvision import read_cifar, read_svhn
-from .trees import ImageTree, folder_tree, imagenet_tree
+from .trees import ImageTree, folder_tree
 
 log = logging.getLogger("m3d_fast")
 
@@ -80,8 +82,10 @@ def dataset_info(name: str) -> DatasetInfo:
     Raises:
         DataError: for a name that is not known, with the nearest ones.
     """
-    if name in NOT_YET:
-        raise DataError(f"{name} cannot be opened yet in this version: take another data set")
+    if name.startswith(CUSTOM):
+        title = f"ImageNet: the classes of {name.removeprefix(CUSTOM)}"
+        count = len(subset_classes(name))
+        return replace(DATASETS["imagenet1k"], title=title, num_classes=count)
     if name not in DATASETS:
         near = difflib.get_close_matches(name.lower(), DATASETS, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(DATASETS)}"
@@ -122,7 +126,7 @@ def _root(root: str | os.PathLike[str] | None) -> Path | None:
 def _read(
     name: str, root: Path | None, split: str, side: int, device: torch.device
 ) -> LabelledImages:
-    match DATASETS[name].kind:
+    match dataset_info(name).kind:
         case "idx":
             return _at_side(name, read_mnist(name, root, split), side, device)
         case "cifar":
@@ -131,10 +135,29 @@ def _read(
             return _at_side(name, read_svhn(root, split), side, device)
         case "digits":
             return _at_side(name, read_digits(split), side, device)
+        case "folder" | "imagenet" | "tinyimagenet":
+            return _decoded(name, image_tree(name, root, split), side, device)
+
+
+def image_tree(name: str, root: Path | None, split: str) -> ImageTree:
+    """List the image files of a data set that comes as such.
+
+    Args:
+        name: "folder", "tinyimagenet", "imagenet1k", a subset of it, or "custom:FILE".
+        root: the data set's folder.
+        split: "train" or "test".
+
+    Raises:
+        DataError: if the name is of another kind, or folders or images are missing.
+    """
+    match dataset_info(name).kind:
         case "folder":
-            return _decoded(name, folder_tree(root, split), side, device)
+            return folder_tree(root, split)
         case "imagenet":
-            return _decoded(name, imagenet_tree(name, root, split), side, device)
+            return imagenet_tree(name, root, split)
+        case "tinyimagenet":
+            return tinyimagenet_tree(root, split)
+    raise DataError(f"{name} does not come as image files")
 
 
 def _at_side(name: str, data: LabelledImages, side: int, device: torch.device) -> LabelledImages:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["idx", "cifar", "svhn", "digits", "folder", "imagenet"]
+Kind = Literal["idx", "cifar", "svhn", "digits", "folder", "imagenet", "tinyimagenet"]
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -40,7 +40,7 @@ class DatasetInfo:
 
 def _imagenet(title: str, num_classes: int) -> DatasetInfo:
     return DatasetInfo(
-        f"ImageNet subset: {title}",
+        f"ImageNet: {title}",
         "imagenet",
         num_classes,
         3,
@@ -92,6 +92,19 @@ DATASETS: dict[str, DatasetInfo] = {
     "imageyellow": _imagenet("ten yellow things", 10),
     "imagemeow": _imagenet("ten cats", 10),
     "imagesquawk": _imagenet("ten birds", 10),
+    "imagenet1k": _imagenet("all thousand classes", 1000),
+    "tinyimagenet": DatasetInfo(
+        # mean and std are ImageNet's, as in the published code of distribution matching
+        "Tiny ImageNet, 200 classes of ImageNet",
+        "tinyimagenet",
+        200,
+        3,
+        64,
+        64,
+        _IMAGENET_MEAN,
+        _IMAGENET_STD,
+        flips=True,
+    ),
     "folder": DatasetInfo(
         "your own images, one folder per class",
         "folder",
@@ -104,6 +117,3 @@ DATASETS: dict[str, DatasetInfo] = {
         flips=True,
     ),
 }
-
-# known names that cannot be opened yet: a plain word is better than "unknown"
-NOT_YET = ("tinyimagenet", "imagenet1k")

@@ -13,7 +13,7 @@ import torch
 
 from .augment import parse_strategy
 from .errors import UserError
-from .loaders import DATASETS, dataset_info, image_side
+from .loaders import DATASETS, dataset_info, file_name, image_side
 from .methods import METHODS
 from .networks import CONDENSING, build_network, check_network
 from .presets import network_for, preset_for
@@ -41,7 +41,7 @@ class CondenseConfig:
     Every field is a flag of ``python -m m3d_fast.condense``; ``--help`` explains each.
     """
 
-    dataset: str = setting("", "data", "NAME", "data set: " + ", ".join(DATASETS))
+    dataset: str = setting("", "data", "NAME", f"data set: {', '.join(DATASETS)}, custom:FILE")
     data_root: str | None = setting(None, "data", "DIR", "folder that holds the data set")
     size: int | None = setting(
         None, "data", "PIXELS", "side of the images (the data set's own; folder has none)"
@@ -106,7 +106,7 @@ class CondenseConfig:
         defaults = asdict(preset_for(self.dataset, size, self.ipc)) | {
             "size": size,
             "network": network_for(self.dataset, size),
-            "out": f"runs/{self.dataset}-ipc{self.ipc}-{self.method}-seed{self.seed}",
+            "out": f"runs/{file_name(self.dataset)}-ipc{self.ipc}-{self.method}-seed{self.seed}",
             "device": device,
             "precision": default_precision(device),
             "compile": False,

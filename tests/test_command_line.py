@@ -158,7 +158,7 @@ def damaged_synthetic(out: Path, finished: Path) -> list[str]:
 
 CASES: dict[str, tuple[Callable[[Path, Path], list[str]], str]] = {
     "dataset": (digits("--dataset", "fashionmnits"), "did you mean fashionmnist"),
-    "later-dataset": (digits("--dataset", "imagenet1k"), "cannot be opened yet"),
+    "custom": (digits("--dataset", "custom:nowhere.txt"), "nowhere.txt cannot be read"),
     "method": (digits("--method", "m3"), "did you mean m3d"),
     "network": (digits("--network", "convnet"), "expected one of convnet"),
     "init": (digits("--init", "mixed"), "did you mean mix"),

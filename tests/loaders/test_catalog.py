@@ -21,8 +21,7 @@ Write = Callable[..., tuple[np.ndarray, np.ndarray]]
         ("fashionmnits", "unknown data set 'fashionmnits': did you mean fashionmnist?"),
         ("CIFAR10", "unknown data set 'CIFAR10': did you mean cifar10 or cifar100?"),
         ("zzz", "unknown data set 'zzz': there are digits, fashionmnist, mnist,"),
-        ("tinyimagenet", "tinyimagenet cannot be opened yet in this version"),
-        ("imagenet1k", "imagenet1k cannot be opened yet in this version"),
+        ("custom:no.txt", "the list of classes no.txt cannot be read"),
     ],
 )
 def test_names_that_cannot_be_opened(name: str, message: str) -> None:
