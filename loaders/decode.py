@@ -44,23 +44,25 @@ def decode(paths: Sequence[Path], size: int, device: str | torch.device) -> Tens
     started = time.perf_counter()
     log.info("decoding %d images at %d px", len(paths), size)
     result = torch.empty((len(paths), 3, size, size), dtype=torch.uint8, device=device)
-    with ThreadPoolExecutor(_usable_cores()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         for start in range(0, len(paths), _CHUNK):
             chunk = paths[start : start + _CHUNK]
-            images = list(pool.map(partial(_decode_one, size=size), chunk))
+            images = list(pool.map(partial(decode_image, size=size), chunk))
             result[start : start + len(chunk)].copy_(torch.stack(images))
     seconds = time.perf_counter() - started
     log.info("decoded %d images at %d px in %.1f s", len(paths), size, seconds)
     return result
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
+    """Cores this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def _decode_one(path: Path, *, size: int) -> Tensor:
+def decode_image(path: Path, *, size: int) -> Tensor:
+    """One image of ``decode``, uint8 ``(3, size, size)``."""
     from PIL import Image
     from torchvision.transforms.v2 import functional
 
