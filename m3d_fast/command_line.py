@@ -8,10 +8,11 @@ from dataclasses import fields
 from types import ModuleType
 from typing import Any, NoReturn, get_args, get_type_hints
 
+from .distributed import RankLost, rank_of_process
 from .errors import UserError
 from .loaders import DataError
 
-USER_MISTAKE, INTERRUPTED = 2, 130
+USER_MISTAKE, RANK_LOST, INTERRUPTED = 2, 3, 130
 
 
 class CallableModule(ModuleType):
@@ -29,8 +30,9 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors are one sentence on stderr and exit status 2."""
 
     def error(self, message: str) -> NoReturn:
-        """Say ``message`` and leave."""
-        self.exit(USER_MISTAKE, f"{self.prog}: {message}; see --help\n")
+        """Say ``message``, once, and leave."""
+        said = f"{self.prog}: {message}; see --help\n" if rank_of_process() == 0 else None
+        self.exit(USER_MISTAKE, said)
 
 
 def add_settings(parser: argparse.ArgumentParser, config: type) -> None:
@@ -47,11 +49,11 @@ def add_settings(parser: argparse.ArgumentParser, config: type) -> None:
         kind = next((t for t in get_args(types[setting.name]) if t is not type(None)), None)
         kind = kind or types[setting.name]
         text = setting.metadata["help"].replace("%", "%%")
-        shown = setting.default not in (None, "")
+        usual = setting.metadata["usual"] if setting.default is None else setting.default
         flag: dict[str, Any] = {
             "dest": setting.name,
             "default": argparse.SUPPRESS,
-            "help": f"{text} [{setting.default}]" if shown else text,
+            "help": text if usual in (None, "") else f"{text} [{usual}]",
         }
         if kind is bool:
             flag["action"] = argparse.BooleanOptionalAction
@@ -77,6 +79,9 @@ def run_command(
     except (UserError, DataError) as error:
         print_error(f"{parser.prog}: {error}")
         return USER_MISTAKE
+    except RankLost as error:
+        sys.stderr.write(f"{parser.prog}: {error}\n")  # the first rank may be the lost one
+        return RANK_LOST
     except KeyboardInterrupt as interruption:
         print_error(str(interruption) or "interrupted; what was finished is kept in the run folder")
         return INTERRUPTED
@@ -84,5 +89,6 @@ def run_command(
 
 
 def print_error(message: str) -> None:
-    """Write one line to stderr."""
-    sys.stderr.write(message + "\n")
+    """Write one line to stderr; of several ranks, which agree on mistakes, the first one does."""
+    if rank_of_process() == 0:
+        sys.stderr.write(message + "\n")

@@ -2,12 +2,10 @@
 
 import argparse
 import sys
-from dataclasses import replace
 
 from .command_line import CallableModule, Parser, add_settings, run_command
 from .config import CondenseConfig
 from .engine import condense
-from .run import RunFolder
 
 sys.modules[__name__].__class__ = CallableModule
 
@@ -41,11 +39,7 @@ def command(arguments: argparse.Namespace) -> None:
     """Run one condensation."""
     given = vars(arguments)
     resume = given.pop("resume")
-    config = CondenseConfig(**given)
-    if resume and config.out and RunFolder(config.out).config_file.exists():
-        # flags that are not given are the run's own; those given must agree with it
-        config = replace(RunFolder(config.out).load_config(), **given)
-    condense(config, resume=resume)
+    condense(CondenseConfig(**given), resume=resume)
 
 
 def main() -> int:

@@ -21,6 +21,8 @@ from .synthetic import check_factor
 
 INITS = ("mix", "real", "noise")
 PRECISIONS = ("bf16", "fp32")
+# settings that suit the machine: they change a result in its rounding alone
+MACHINE = ("device", "precision", "compile", "chunk")
 
 MAX_DECODED = 200  # synthetic images of a class per step, a random choice beyond
 
@@ -29,25 +31,34 @@ MAX_DECODED = 200  # synthetic images of a class per step, a random choice beyon
 COMPILE_PAYS_PIXELS = 100_000 * 28**2
 
 
-def setting(default: Any, group: str, unit: str, help: str) -> Any:
-    """A dataclass field that the command line shows as a flag of ``group``, valued in ``unit``."""
-    return field(default=default, metadata={"group": group, "unit": unit, "help": help})
+def setting(default: Any, group: str, unit: str, help: str, usual: Any = None) -> Any:
+    """A dataclass field that the command line shows as a flag of ``group``, valued in ``unit``.
+
+    ``usual`` is what None stands for, where that is one value for all data sets.
+    """
+    metadata = {"group": group, "unit": unit, "help": help, "usual": usual}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CondenseConfig:
-    """Settings of one condensation; ``None`` means the paper's value for the data set.
+    """Settings of one condensation; ``None`` means not given.
 
+    What is not given takes the paper's value for the data set; when a run is resumed, the run's.
     Every field is a flag of ``python -m m3d_fast.condense``; ``--help`` explains each.
     """
 
-    dataset: str = setting("", "data", "NAME", f"data set: {', '.join(DATASETS)}, custom:FILE")
+    dataset: str | None = setting(
+        None, "data", "NAME", f"data set: {', '.join(DATASETS)}, custom:FILE"
+    )
     data_root: str | None = setting(None, "data", "DIR", "folder that holds the data set")
     size: int | None = setting(
         None, "data", "PIXELS", "side of the images (the data set's own; folder has none)"
     )
-    ipc: int = setting(1, "method", "N", "synthetic images per class")
-    method: str = setting("m3d", "method", "NAME", "objective: " + ", ".join(METHODS))
+    ipc: int | None = setting(None, "method", "N", "synthetic images per class", usual=1)
+    method: str | None = setting(
+        None, "method", "NAME", "objective: " + ", ".join(METHODS), usual="m3d"
+    )
     iterations: int | None = setting(
         None, "method", "N", "steps of the images [10000; from 65 px on 1000; digits 200]"
     )
@@ -57,8 +68,12 @@ class CondenseConfig:
         "N",
         "tiles per side of an image, each used as an image [2; from 65 px on 3]",
     )
-    init: str = setting(
-        "mix", "method", "NAME", "start from mix (real images as tiles), real (one each) or noise"
+    init: str | None = setting(
+        None,
+        "method",
+        "NAME",
+        "start from mix (real images as tiles), real (one each) or noise",
+        usual="mix",
     )
     lr_img: float | None = setting(
         None,
@@ -66,18 +81,22 @@ class CondenseConfig:
         "F",
         "learning rate of the images, pixels in [0, 1] [ipc; from 65 px on ipc/10]",
     )
-    momentum: float = setting(0.5, "method", "F", "momentum of the images' SGD")
+    momentum: float | None = setting(None, "method", "F", "momentum of the images' SGD", usual=0.5)
     real_batch: int | None = setting(
         None, "method", "N", "real images per class and step [128; from 65 px on, and digits, 64]"
     )
-    ipm: int = setting(5, "method", "N", "iterations per model, then a new random network")
+    ipm: int | None = setting(
+        None, "method", "N", "iterations per model, then a new random network", usual=5
+    )
     network: str | None = setting(
         None, "method", "NAME", f"embeds the images: {', '.join(CONDENSING)} [by size]"
     )
     augment: str | None = setting(
         None, "method", "OPS", "DSA operations, or none [color_crop_cutout]"
     )
-    seed: int = setting(0, "run", "N", "one seed gives one result on one machine")
+    seed: int | None = setting(
+        None, "run", "N", "one seed gives one result on one machine", usual=0
+    )
     out: str | None = setting(None, "run", "DIR", "run folder [runs/DATASET-ipcN-METHOD-seedN]")
     device: str | None = setting(None, "run", "NAME", "cuda, cuda:N or cpu [cuda if there is one]")
     precision: str | None = setting(
@@ -89,8 +108,15 @@ class CondenseConfig:
     chunk: int | None = setting(
         None, "run", "N", "classes stepped together [what caches or GPU memory hold]"
     )
-    checkpoint_every: int = setting(100, "run", "N", "iterations between checkpoints")
-    log_every: int = setting(10, "run", "N", "iterations between lines of metrics.jsonl")
+    checkpoint_every: int | None = setting(
+        None,
+        "run",
+        "N",
+        "iterations between checkpoints [every 30 s, or as rarely as they cost 1 % of the time]",
+    )
+    log_every: int | None = setting(
+        None, "run", "N", "iterations between lines of metrics.jsonl", usual=10
+    )
 
     def resolved(self) -> "ResolvedConfig":
         """The complete settings, checked.
@@ -98,21 +124,23 @@ class CondenseConfig:
         Raises:
             UserError, DataError: for a setting that cannot be, saying what was expected.
         """
-        check_name("method", self.method, METHODS)
-        check_name("init", self.init, INITS)
-        check_positive("ipc", self.ipc)
-        size = image_side(self.dataset, self.size)
+        given = {name: value for name, value in self.as_dict().items() if value is not None}
+        usual = {f.name: f.metadata["usual"] for f in fields(CondenseConfig)} | given
+        dataset, method, ipc = usual["dataset"] or "", usual["method"], usual["ipc"]
+        check_name("method", method, METHODS)
+        check_name("init", usual["init"], INITS)
+        check_positive("ipc", ipc)
+        size = image_side(dataset, self.size)
         device = resolve_device(self.device)
-        defaults = asdict(preset_for(self.dataset, size, self.ipc)) | {
+        defaults = asdict(preset_for(dataset, size, ipc)) | {
             "size": size,
-            "network": network_for(self.dataset, size),
-            "out": f"runs/{file_name(self.dataset)}-ipc{self.ipc}-{self.method}-seed{self.seed}",
+            "network": network_for(dataset, size),
+            "out": f"runs/{file_name(dataset)}-ipc{ipc}-{method}-seed{usual['seed']}",
             "device": device,
             "precision": default_precision(device),
             "compile": False,
         }
-        given = {name: value for name, value in self.as_dict().items() if value is not None}
-        config = ResolvedConfig(**(defaults | given))
+        config = ResolvedConfig(**(usual | defaults | given))
         config.check()
         if self.compile is None:
             config = replace(config, compile=compile_pays(config.images_through_network, size))
@@ -138,8 +166,19 @@ class CondenseConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedConfig(CondenseConfig):
-    """Complete, checked settings, as :meth:`CondenseConfig.resolved` makes them."""
+    """Complete, checked settings, as :meth:`CondenseConfig.resolved` makes them.
 
+    None remains where the run decides as it goes: ``data_root``, ``chunk``, ``checkpoint_every``.
+    """
+
+    dataset: str
+    ipc: int
+    method: str
+    init: str
+    momentum: float
+    ipm: int
+    seed: int
+    log_every: int
     size: int
     iterations: int
     factor: int
@@ -154,11 +193,11 @@ class ResolvedConfig(CondenseConfig):
 
     def check(self) -> None:
         """Raise UserError for a setting that cannot be."""
-        counts = ("iterations", "real_batch", "ipm", "checkpoint_every", "log_every", "lr_img")
-        for name in counts:
+        for name in ("iterations", "real_batch", "ipm", "log_every", "lr_img"):
             check_positive(name, getattr(self, name))
-        if self.chunk is not None:
-            check_positive("chunk", self.chunk)
+        for name in ("chunk", "checkpoint_every"):
+            if getattr(self, name) is not None:
+                check_positive(name, getattr(self, name))
         if not 0 <= self.momentum < 1:
             raise UserError(f"momentum: expected a number from 0 to below 1, got {self.momentum}")
         if self.seed < 0:

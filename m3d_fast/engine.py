@@ -6,88 +6,144 @@ from dataclasses import replace
 import torch
 
 from . import __version__
+from .checkpoint import CheckpointWriter
 from .condenser import Condenser, choose_chunk
 from .config import CondenseConfig, ResolvedConfig
+from .distributed import Ranks, joined_ranks
 from .errors import UserError
 from .interruption import Interrupted, stop_signals
-from .loaders import open_dataset
+from .loaders import RealImages, open_dataset
 from .metrics import Metrics
+from .pictures import save_pictures
 from .progress import Progress
 from .randomness import derived_seed
 from .run import RunFolder, started_config
-from .synthetic import SyntheticSet
+from .synthetic import SyntheticSet, save_set
 
 log = logging.getLogger("m3d_fast")
 
 
 def condense(config: CondenseConfig, *, resume: bool = False) -> SyntheticSet:
-    """Condense a data set into its run folder.
+    """Condense a data set into its run folder; under torchrun, each rank its share of the classes.
 
     The last iterate is kept; no test image is touched. Progress goes to the logger ``m3d_fast``.
 
     Args:
-        config: settings; what is None takes the paper's value, or when resuming the run's.
+        config: settings; what is not given takes the paper's value, or when resuming the run's.
         resume: go on from the run folder's checkpoint, if there is one.
 
     Returns:
-        The condensed set, as in ``synthetic.safetensors``.
+        The condensed set: views of the mapped ``synthetic.safetensors``.
 
     Raises:
-        UserError, DataError: for settings or data that cannot be, or a loss that is not finite.
+        UserError, DataError: for settings or data that cannot be, a loss that is not finite, or a
+            disk that refuses.
         Interrupted: after Ctrl-C or SIGTERM, with the checkpoint saved.
+        RankLost: if another rank of the job is gone.
     """
     settings = started_config(config, resume=resume).resolved()
     run = RunFolder(settings.out)
     run.check(settings, resume=resume)
+    with joined_ranks() as ranks:
+        # every rank has checked before the first one writes
+        local = replace(settings, device=ranks.agree(lambda: ranks.device(settings.device)))
+        real = ranks.first_one_then_all(lambda: _open(local))
+        classes = ranks.agree(lambda: ranks.share(real.num_classes))
+        local = replace(local, chunk=choose_chunk(local, len(classes)))
+        condenser = ranks.agree(lambda: Condenser(local, real, classes))
+        try:
+            kept = replace(settings, chunk=local.chunk)
+            ranks.lead(lambda: run.start(kept, resume=resume))
+            ranks.agree(run.lock.share)
+            _run_loop(condenser, run, ranks)
+            ranks.lead(lambda: _finish(condenser, run))
+        finally:
+            run.lock.release()
+    return SyntheticSet.load(run.synthetic_file)
+
+
+def _open(config: ResolvedConfig) -> RealImages:
     real = open_dataset(
-        settings.dataset,
-        settings.data_root,
-        size=settings.size,
-        device=settings.device,
-        seed=derived_seed(settings.seed, "sampling"),
+        config.dataset,
+        config.data_root,
+        size=config.size,
+        device=config.device,
+        seed=derived_seed(config.seed, "sampling"),
     )
     smallest = min(real.class_sizes)
-    if settings.ipc > smallest:
+    if config.ipc > smallest:
         raise UserError(
-            f"ipc: expected at most the {smallest} images of the smallest class, got {settings.ipc}"
+            f"ipc: expected at most the {smallest} images of the smallest class, got {config.ipc}"
         )
-    settings = replace(settings, chunk=choose_chunk(settings, real.num_classes))
-    condenser = Condenser(settings, real)
-    run.start(settings, resume=resume)
-    _run_loop(condenser, run)
-    synthetic = _synthetic_set(condenser)
-    synthetic.save(run.synthetic_file)
-    grid, *_ = run.save_pictures(synthetic)
-    log.info("condensed set: %s, picture: %s", run.synthetic_file, grid)
-    return synthetic
+    return real
 
 
-def _run_loop(condenser: Condenser, run: RunFolder) -> None:
-    config, total = condenser.config, condenser.config.iterations
-    first = _restore(condenser, run)
-    metrics = Metrics(run, condenser.real.class_names, first)
-    log.info(_summary(config, condenser, first))
-    progress = Progress("condense", total, done=first, images_per_step=condenser.images_per_step)
-    with stop_signals() as stopped, metrics, progress:
+def _run_loop(condenser: Condenser, run: RunFolder, ranks: Ranks) -> None:
+    config, total, real = condenser.config, condenser.config.iterations, condenser.real
+    first = _restore(condenser, run, ranks)
+    images = sum(ranks.gather(condenser.images_per_step))
+    log.info(_summary(config, condenser, first, ranks))
+    metrics = Metrics(run, ranks, real.class_names, first=first, images_per_step=images)
+    progress = Progress("condense", total, done=first, images_per_step=images, bar=ranks.leads)
+    writer = CheckpointWriter(
+        run.checkpoints, condenser.classes, real.num_classes, config.checkpoint_every
+    )
+    with stop_signals(patient=ranks.size > 1) as stopped, writer, metrics, progress:
         for iteration in range(first, total):
             metrics.add(condenser.step(iteration))
             done = iteration + 1
-            if done % config.log_every == 0 or done == total or stopped():
+            stop = ranks.any(stopped())
+            last = stop or done == total
+            tick = last or done % config.log_every == 0
+            if tick:
                 progress.update(done, f"loss {metrics.flush():.5f}")
-            if done % config.checkpoint_every == 0 or done == total or stopped():
-                metrics.flush()
-                run.save_checkpoint(condenser.state(), done)
-            if stopped() and done < total:
+            if last or _due(writer, ranks, done, tick=tick):
+                metrics.flush()  # a state known to be bad is never saved
+                _save(condenser, writer, run, ranks, done)
+            if stop and done < total:
+                ranks.agree(writer.wait)
                 raise Interrupted(
                     f"interrupted after iteration {done}, checkpoint saved; go on with: "
                     f"python -m m3d_fast.condense --out {run.path} --resume"
                 )
+        ranks.agree(writer.wait)
 
 
-def _synthetic_set(condenser: Condenser) -> SyntheticSet:
+def _due(writer: CheckpointWriter, ranks: Ranks, done: int, *, tick: bool) -> bool:
+    """Whether all ranks save now: asked every iteration, so it talks only where it must."""
+    if writer.every is not None:
+        return done % writer.every == 0
+    return tick and not ranks.any(not ranks.agree(writer.is_time))
+
+
+def _save(
+    condenser: Condenser, writer: CheckpointWriter, run: RunFolder, ranks: Ranks, done: int
+) -> None:
+    ranks.agree(writer.wait)
+    # now that every shard of the last checkpoint is written, the one before it can go
+    ranks.lead(run.checkpoints.tidy)
+    ranks.agree(lambda: writer.save(condenser.state(), done))
+
+
+def _restore(condenser: Condenser, run: RunFolder, ranks: Ranks) -> int:
+    """Load the run's checkpoint, if any; returns the iterations done."""
+    ranks.lead(run.checkpoints.tidy)  # shards of a checkpoint that was never completed
+    checkpoint = ranks.agree(lambda: run.checkpoints.load(condenser.classes))
+    iteration = 0
+    if checkpoint is not None:
+        tensors, iteration = checkpoint
+        ranks.agree(lambda: condenser.load_state(tensors))
+        log.info("resumed after iteration %d from %s", iteration, run.path)
+    ranks.lead(lambda: run.rewind_metrics(iteration))
+    return iteration
+
+
+def _finish(condenser: Condenser, run: RunFolder) -> None:
+    """Write the condensed set from the last checkpoint, streamed, and its pictures."""
     config, real = condenser.config, condenser.real
-    return SyntheticSet(
-        images=condenser.pixels.detach().flatten(0, 1).cpu().clone(),
+    run.checkpoints.tidy()
+    described = SyntheticSet(
+        images=torch.empty(0),
         labels=torch.arange(real.num_classes).repeat_interleave(config.ipc),
         class_names=real.class_names,
         factor=config.factor,
@@ -101,25 +157,18 @@ def _synthetic_set(condenser: Condenser) -> SyntheticSet:
             "version": __version__,
         },
     )
+    shards = [pixels.flatten(0, 1) for pixels in run.checkpoints.pixels()]
+    save_set(run.synthetic_file, described, shards)
+    grid, *_ = save_pictures(SyntheticSet.load(run.synthetic_file), run.path)
+    log.info("condensed set: %s, picture: %s", run.synthetic_file, grid)
 
 
-def _restore(condenser: Condenser, run: RunFolder) -> int:
-    """Load the run's checkpoint, if any; returns the iterations done."""
-    checkpoint = run.load_checkpoint()
-    iteration = 0
-    if checkpoint is not None:
-        tensors, iteration = checkpoint
-        condenser.load_state(tensors)
-        log.info("resumed after iteration %d from %s", iteration, run.checkpoint_file)
-    run.rewind_metrics(iteration)
-    return iteration
-
-
-def _summary(config: ResolvedConfig, condenser: Condenser, first: int) -> str:
+def _summary(config: ResolvedConfig, condenser: Condenser, first: int, ranks: Ranks) -> str:
     compiled = "compiled" if config.compile else "eager"
+    shared = f", {ranks.size} ranks" if ranks.size > 1 else ""
     return (
         f"{config.method} on {config.dataset}: {condenser.real.num_classes} classes x {config.ipc} "
         f"images of {config.size} px, factor {config.factor}, iterations {first} to "
-        f"{config.iterations}, {config.network} {config.precision} {compiled} on {config.device}, "
-        f"{config.chunk} classes at a time, run folder {config.out}"
+        f"{config.iterations}, {config.network} {config.precision} {compiled} on {config.device}"
+        f"{shared}, {config.chunk} classes at a time, run folder {config.out}"
     )

@@ -12,8 +12,12 @@ class Interrupted(KeyboardInterrupt):
 
 
 @contextmanager
-def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or SIGTERM into a question the loop can ask; a second one kills."""
+def stop_signals(*, patient: bool = False) -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C or SIGTERM into a question the loop can ask; a second one kills.
+
+    ``patient``: further ones change nothing. torchrun passes on what its processes have got
+    already, and kills those that take too long.
+    """
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False  # only the main thread gets signals
@@ -23,7 +27,7 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
     def note(number: int, _frame: FrameType | None) -> None:
         received.append(number)
         for each in before:
-            signal.signal(each, signal.SIG_DFL)
+            signal.signal(each, signal.SIG_IGN if patient else signal.SIG_DFL)
 
     for number in before:
         signal.signal(number, note)

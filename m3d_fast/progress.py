@@ -19,14 +19,17 @@ class Progress:
         total: steps in all.
         done: steps already behind us (a resumed run).
         images_per_step: to show images per second.
+        bar: whether a terminal gets a live line; of several ranks one draws it.
     """
 
-    def __init__(self, label: str, total: int, *, done: int = 0, images_per_step: int) -> None:
+    def __init__(
+        self, label: str, total: int, *, done: int = 0, images_per_step: int, bar: bool = True
+    ) -> None:
         self._label, self._total, self._done, self._first = label, total, done, done
         self._images = images_per_step
         self._start = self._shown = time.monotonic()
         self._bar: tqdm | None = None
-        if sys.stderr.isatty():
+        if bar and sys.stderr.isatty():
             layout = (
                 "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{remaining} left{postfix}]"
             )

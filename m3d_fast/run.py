@@ -1,28 +1,31 @@
-"""The run folder: configuration, metrics, checkpoint, resume, pictures."""
+"""The run folder: configuration, who may use it, metrics, resume."""
 
+import errno
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from .config import CondenseConfig, ResolvedConfig
+from .checkpoint import Checkpoints
+from .config import MACHINE, CondenseConfig, ResolvedConfig
 from .errors import UserError
-from .files import read_json, read_tensors, replace_atomically, write_json, write_tensors
-from .synthetic import SyntheticSet
+from .files import read_json, replace_atomically, write_json
+from .lock import LOCK_FILE, FolderLock
 
-CHECKPOINT_FORMAT = "m3d_fast checkpoint"
+log = logging.getLogger("m3d_fast")
 
-# settings that may differ when a run goes on: they do not change its result
-MAY_DIFFER = ("out", "data_root")
-GRID_COLUMNS = 10  # images of a class shown at most
+# settings that may differ when a run goes on; those of the machine change its rounding
+MAY_DIFFER = ("out", "data_root", "checkpoint_every", "log_every", *MACHINE)
+# what a run killed before its first file leaves behind
+TRACES = (LOCK_FILE, ".config.json.part")
 
 
 class RunFolder:
@@ -31,10 +34,11 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.config_file = self.path / "config.json"
-        self.checkpoint_file = self.path / "checkpoint.safetensors"
         self.synthetic_file = self.path / "synthetic.safetensors"
         self.metrics_file = self.path / "metrics.jsonl"
         self.evaluation_file = self.path / "evaluation.json"
+        self.checkpoints = Checkpoints(self.path)
+        self.lock = FolderLock(self.path)
 
     def check(self, config: ResolvedConfig, *, resume: bool) -> None:
         """Refuse, before any work and writing nothing, a folder that ``config`` cannot use.
@@ -42,6 +46,7 @@ class RunFolder:
         Raises:
             UserError: if it is in use, cannot be written, or holds a run of other settings.
         """
+        self.lock.probe()
         if resume and self.config_file.exists():
             self._check_same(config)
             return
@@ -54,28 +59,29 @@ class RunFolder:
             raise UserError(f"run folder {self.path} cannot be made: {existing} is not writable")
 
     def start(self, config: ResolvedConfig, *, resume: bool) -> None:
-        """Make the folder and write ``config.json``, unless the run goes on.
+        """Make the folder, take its lock and write ``config.json``, unless the run goes on.
 
         Raises:
             UserError: as :meth:`check`.
         """
         self.check(config, resume=resume)
-        if resume and self.config_file.exists():
-            return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             reason = error.strerror or error
             raise UserError(f"run folder {self.path} cannot be made ({reason})") from error
-        content = {"settings": config.as_dict(), "environment": environment()}
-        write_json(self.config_file, content)
+        self.lock.acquire()
+        if resume and self.config_file.exists():
+            self._note_changes(config)
+        else:
+            content = {"settings": config.as_dict(), "environment": environment()}
+            write_json(self.config_file, content)
 
     def _foreign_files(self) -> list[str]:
         try:
             if not self.path.exists():
                 return []
-            # what a run killed while it wrote its first file leaves behind
-            return [p.name for p in self.path.iterdir() if p.name != ".config.json.part"]
+            return [p.name for p in self.path.iterdir() if p.name not in TRACES]
         except OSError as error:
             reason = error.strerror or error
             raise UserError(f"run folder {self.path} cannot be used ({reason})") from error
@@ -92,11 +98,10 @@ class RunFolder:
         return ResolvedConfig.from_dict(content["settings"], self.config_file)
 
     def _check_same(self, config: ResolvedConfig) -> None:
-        before, now = self.load_config().as_dict(), config.as_dict()
         changed = [
-            f"{name} was {before[name]!r}, now {now[name]!r}"
-            for name in before
-            if name not in MAY_DIFFER and before[name] != now[name]
+            f"{name} was {before!r}, now {now!r}"
+            for name, (before, now) in self._changes(config).items()
+            if name not in MAY_DIFFER
         ]
         if changed:
             raise UserError(
@@ -104,21 +109,39 @@ class RunFolder:
                 f"resume with the same, or give another --out"
             )
 
-    def save_checkpoint(self, tensors: Mapping[str, Tensor], iteration: int) -> None:
-        """Replace the checkpoint by the state after ``iteration`` steps."""
-        metadata = {"format": CHECKPOINT_FORMAT, "iteration": iteration}
-        write_tensors(self.checkpoint_file, dict(tensors), metadata)
+    def _note_changes(self, config: ResolvedConfig) -> None:
+        """Say, and keep on file, that a run goes on with other arithmetic than it began with."""
+        changed = {n: pair for n, pair in self._changes(config).items() if n in MACHINE}
+        if not changed:
+            return
+        text = ", ".join(f"{name} {now} instead of {was}" for name, (was, now) in changed.items())
+        log.info("goes on with %s: the result may differ in rounding from that without", text)
+        content = read_json(self.config_file)
+        record = {"iteration": self.checkpoints.iteration() or 0, "environment": environment()}
+        record["settings"] = {name: now for name, (_, now) in changed.items()}
+        content.setdefault("resumed", []).append(record)
+        write_json(self.config_file, content)
 
-    def load_checkpoint(self) -> tuple[dict[str, Tensor], int] | None:
-        """The state saved last and its iteration, or None before the first checkpoint.
+    def _changes(self, config: ResolvedConfig) -> dict[str, tuple[Any, Any]]:
+        before, now = self.load_config().as_dict(), config.as_dict()
+        return {n: (before[n], now[n]) for n in before if before[n] != now[n]}
+
+    @contextmanager
+    def writable(self) -> Iterator[None]:
+        """Turn a disk that refuses into a mistake the caller can mend.
 
         Raises:
-            UserError: if the file is damaged or not a checkpoint.
+            UserError: saying which checkpoint the run can go on from.
         """
-        if not self.checkpoint_file.exists():
-            return None
-        tensors, metadata = read_tensors(self.checkpoint_file, CHECKPOINT_FORMAT)
-        return tensors, int(metadata["iteration"])
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+                raise
+            raise UserError(
+                f"run folder {self.path}: cannot be written ({error.strerror}); "
+                f"{self.checkpoints.kept()}"
+            ) from error
 
     def condensation_seconds(self) -> float:
         """Time spent in the iterations that led to the condensed set."""
@@ -138,46 +161,22 @@ class RunFolder:
         with replace_atomically(self.metrics_file) as temporary:
             temporary.write_text("".join(kept), encoding="utf-8")
 
-    def save_pictures(self, synthetic: SyntheticSet) -> list[Path]:
-        """``grid.png``, one row per class, and ``grid_decoded.png`` when the factor is above 1."""
-        images = synthetic.images.unflatten(0, (synthetic.num_classes, synthetic.ipc))
-        pictures = {"grid.png": images}
-        if synthetic.factor > 1:
-            decoded = synthetic.decode()[0]
-            pictures["grid_decoded.png"] = decoded.unflatten(0, (synthetic.num_classes, -1))
-        for name, rows in pictures.items():
-            with replace_atomically(self.path / name) as temporary:
-                save_grid(rows, temporary)
-        return [self.path / name for name in pictures]
-
 
 def started_config(config: CondenseConfig, *, resume: bool) -> CondenseConfig:
-    """``config``; when its run goes on, what it leaves open (None) is what the run began with."""
+    """``config``; when its run goes on, what was not given is what the run began with.
+
+    On another kind of device what depends on the machine is chosen anew.
+    """
     if not resume:
         return config
     run = RunFolder(config.out or config.resolved().out)
     if not run.config_file.exists():
         return config
-    before = run.load_config().as_dict()
-    return replace(
-        config, **{k: before[k] for k, value in config.as_dict().items() if value is None}
-    )
-
-
-def save_grid(rows: Tensor, path: Path) -> None:
-    """PNG of ``(classes, n, C, H, W)`` images in [0, 1]: a row per class, at most 10 columns."""
-    from PIL import Image
-    from torchvision.transforms.v2.functional import to_pil_image
-    from torchvision.utils import make_grid
-
-    shown = rows[:, :GRID_COLUMNS]
-    grid = make_grid(shown.flatten(0, 1), nrow=shown.shape[1], padding=2, pad_value=1.0)
-    picture = to_pil_image(grid)
-    zoom = max(1, round(64 / rows.shape[-1]))  # small images are shown at about 64 px
-    picture = picture.resize(
-        (picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST
-    )
-    picture.save(path, format="PNG")
+    began = run.load_config().as_dict() | {"out": str(run.path)}
+    if config.device is not None and config.device[:4] != began["device"][:4]:
+        began |= dict.fromkeys(MACHINE)
+    given = {name: value for name, value in config.as_dict().items() if value is not None}
+    return CondenseConfig(**(began | given))
 
 
 def environment() -> dict[str, Any]:

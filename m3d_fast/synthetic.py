@@ -121,16 +121,7 @@ class SyntheticSet:
         Raises:
             UserError: if the file cannot be written.
         """
-        metadata = {
-            "format": FORMAT,
-            "classes": list(self.class_names),
-            "ipc": self.ipc,
-            "factor": self.factor,
-            "mean": list(self.mean),
-            "std": list(self.std),
-            **self.info,
-        }
-        write_tensors(Path(path), {"images": self.images, "labels": self.labels}, metadata)
+        save_set(path, self, [self.images])
 
     @classmethod
     def load(cls, path: str | Path) -> "SyntheticSet":
@@ -176,3 +167,26 @@ class SyntheticSet:
             target = Path(folder) / f"{label:04d}_{name}" / f"{number:06d}.png"
             target.parent.mkdir(parents=True, exist_ok=True)
             save_image(image, target)
+
+
+def save_set(path: str | Path, described: SyntheticSet, images: Sequence[Tensor]) -> None:
+    """Write a set whose images are those of ``images``, one after the other, never joined.
+
+    Args:
+        path: one ``.safetensors`` file, complete or not at all.
+        described: all but the images.
+        images: float32 ``(n, C, H, W)`` each.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
+    metadata = {
+        "format": FORMAT,
+        "classes": list(described.class_names),
+        "ipc": len(described.labels) // described.num_classes,
+        "factor": described.factor,
+        "mean": list(described.mean),
+        "std": list(described.std),
+        **described.info,
+    }
+    write_tensors(Path(path), {"images": images, "labels": described.labels}, metadata)

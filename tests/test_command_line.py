@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
+from m3d_fast.checkpoint import CHECKPOINT_FORMAT
 from m3d_fast.files import read_tensors, write_tensors
-from m3d_fast.run import CHECKPOINT_FORMAT
 from tests.commands import condense_digits, run
 
 
@@ -128,7 +128,7 @@ def foreign_checkpoint(out: Path, finished: Path) -> list[str]:
 
 def checkpoint_of_another_run(out: Path, finished: Path) -> list[str]:
     def replace(copy: Path) -> None:
-        metadata = {"format": CHECKPOINT_FORMAT, "iteration": 3}
+        metadata = {"format": CHECKPOINT_FORMAT, "iteration": 3, "classes": [0, 9], "total": 9}
         write_tensors(copy / "checkpoint.safetensors", {"pixels": torch.zeros(3)}, metadata)
 
     return resumed(out, finished, replace)

@@ -45,8 +45,13 @@ def test_resolving_twice_changes_nothing() -> None:
     assert all(
         getattr(once, f.name) is not None
         for f in fields(once)
-        if f.name not in ("data_root", "chunk")
+        if f.name not in ("data_root", "chunk", "checkpoint_every")
     )
+
+
+def test_what_was_not_given_is_none() -> None:
+    """So that a resumed run knows what it may take from its beginning."""
+    assert {f.default for f in fields(CondenseConfig)} == {None}
 
 
 def test_settings_survive_the_run_folder(tmp_path: Path) -> None:
@@ -63,7 +68,9 @@ def test_settings_survive_the_run_folder(tmp_path: Path) -> None:
 
 def test_a_folder_keeps_its_run(tmp_path: Path) -> None:
     config = resolved(dataset="digits", out=str(tmp_path / "run"))
-    RunFolder(config.out).start(config, resume=False)
+    run = RunFolder(config.out)
+    run.start(config, resume=False)
+    run.lock.release()
     with pytest.raises(UserError, match="already in use"):
         RunFolder(config.out).check(config, resume=False)
     RunFolder(config.out).check(config, resume=True)

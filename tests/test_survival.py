@@ -45,6 +45,7 @@ def wait_for(path: Path, seconds: float = 120) -> None:
 def test_the_run_folder_is_complete(straight: Path) -> None:
     names = {path.name for path in straight.iterdir()}
     assert names == {
+        ".lock",
         "config.json",
         "synthetic.safetensors",
         "metrics.jsonl",
