@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from . import download
 from .errors import DataError
+from .subsets import file_name
 
 FORMAT = "m3d_fast packed images, 1"
 _PACK_AGAIN = "pack again with python -m m3d_fast.loaders.pack"
@@ -29,12 +31,12 @@ class Packed:
             resized and cropped at reading).
         class_names: in label order.
         class_sizes: images per class; rows are grouped by class in label order.
-        skipped: files left out as damaged, relative to ``source``, with the reason.
+        skipped: files left out as damaged, relative to ``root``, with the reason.
         bytes: length of the file.
         index_ranges: ``(start, end)`` of the parts of the file that are no pixels, in bytes.
         index_checksum: SHA-256 of those parts, hexadecimal.
         crc32: uint32 ``(N,)``, of the stored bytes of every image.
-        source: folder the images came from.
+        root: the data set's folder, from which it was packed, absolute.
         versions: of the libraries that decoded and wrote them.
     """
 
@@ -49,7 +51,7 @@ class Packed:
     index_ranges: tuple[tuple[int, int], ...]
     index_checksum: str
     crc32: npt.NDArray[np.uint32]
-    source: str
+    root: str
     versions: dict[str, str]
 
     @property
@@ -75,6 +77,26 @@ class Packed:
             os.fsync(file.fileno())
         temporary.replace(target)
         sync_folder(target.parent)
+
+
+def default_file(name: str, root: Path, split: str, size: int, store: str) -> Path:
+    """Where a data set is packed when nothing else is said: within its folder, else in the cache.
+
+    Args:
+        name: of the data set.
+        root: its folder.
+        split: "train" or "test".
+        size: side in pixels.
+        store: "raw", "jpeg:Q" or "original".
+    """
+    stem = f"{file_name(name)}-{split}-{size}-{store.replace(':', '')}"
+    file = root.expanduser() / "m3d_fast" / f"{stem}.beton"
+    folder = file.parent if file.parent.is_dir() else root.expanduser()
+    if file.is_file() or os.access(folder, os.W_OK):
+        return file
+    # several folders may hold a data set of this name
+    place = hashlib.sha256(str(root.expanduser().resolve()).encode()).hexdigest()[:8]
+    return download.CACHE.expanduser() / "packed" / f"{stem}-{place}.beton"
 
 
 def sidecar(path: Path) -> Path:

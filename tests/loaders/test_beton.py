@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from m3d_fast.loaders import DataError
-from m3d_fast.loaders.beton import Packed, index_checksum, open_packed, sidecar
+from m3d_fast.loaders.beton import Packed, default_file, index_checksum, open_packed, sidecar
 
 CONTENT = bytes(range(200)) * 5  # an index of 100 bytes, pixels, an index of 50 bytes
 RANGES = ((0, 100), (950, 1000))
@@ -29,7 +29,7 @@ def packed(tmp_path: Path) -> Packed:
         index_ranges=RANGES,
         index_checksum=index_checksum(path, RANGES),
         crc32=np.array([0, 7, 2**32 - 1], dtype=np.uint32),
-        source="somewhere",
+        root="somewhere",
         versions={"ffcv": "1.0.2"},
     )
 
@@ -55,7 +55,7 @@ def test_the_index_checksum_is_of_its_ranges(path: Path) -> None:
 
 
 def test_the_fingerprint_is_of_the_pixels_not_of_the_place(packed: Packed) -> None:
-    assert replace(packed, source="elsewhere", bytes=1).fingerprint == packed.fingerprint
+    assert replace(packed, root="elsewhere", bytes=1).fingerprint == packed.fingerprint
     other = packed.crc32.copy()
     other[1] = 8
     changes = {"crc32": other, "dataset": "x", "size": 33, "class_sizes": (1, 2), "store": "jpeg:9"}
@@ -125,3 +125,23 @@ def test_another_data_set_or_size(path: Path) -> None:
         DataError, match=r"holds images of 32 px, 64 px were asked for: take --size"
     ):
         open_packed(path, size=64)
+
+
+def test_packed_files_lie_with_the_data(tmp_path: Path) -> None:
+    file = default_file("imagenet100", tmp_path, "train", 224, "raw")
+    assert file == tmp_path / "m3d_fast" / "imagenet100-train-224-raw.beton"
+    file = default_file("custom:/some/where/pets.txt", tmp_path, "test", 64, "jpeg:95")
+    assert file == tmp_path / "m3d_fast" / "custom-pets-test-64-jpeg95.beton"
+
+
+def test_packed_files_of_a_read_only_folder_lie_in_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda folder, mode: False)
+    one, two = (default_file("folder", tmp_path / name, "train", 32, "raw") for name in "ab")
+    assert one.parent == two.parent == tmp_path / "cache" / "packed"
+    assert one != two
+    file = tmp_path / "a" / "m3d_fast" / "folder-train-32-raw.beton"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    assert default_file("folder", tmp_path / "a", "train", 32, "raw") == file
