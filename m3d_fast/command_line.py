@@ -3,6 +3,7 @@
 import argparse
 import logging
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from types import ModuleType
@@ -11,6 +12,8 @@ from typing import Any, NoReturn, get_args, get_type_hints
 from .distributed import RankLost, rank_of_process
 from .errors import UserError
 from .loaders import DataError
+
+FIRST_RANK_SPEAKS = 10.0  # seconds that other ranks wait
 
 USER_MISTAKE, RANK_LOST, INTERRUPTED = 2, 3, 130
 
@@ -31,8 +34,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say ``message``, once, and leave."""
-        said = f"{self.prog}: {message}; see --help\n" if rank_of_process() == 0 else None
-        self.exit(USER_MISTAKE, said)
+        print_mistake(f"{self.prog}: {message}; see --help")
+        self.exit(USER_MISTAKE)
 
 
 def add_settings(parser: argparse.ArgumentParser, config: type) -> None:
@@ -77,18 +80,23 @@ def run_command(
     try:
         command(namespace)
     except (UserError, DataError) as error:
-        print_error(f"{parser.prog}: {error}")
+        print_mistake(f"{parser.prog}: {error}")
         return USER_MISTAKE
     except RankLost as error:
         sys.stderr.write(f"{parser.prog}: {error}\n")  # the first rank may be the lost one
         return RANK_LOST
     except KeyboardInterrupt as interruption:
-        print_error(str(interruption) or "interrupted; what was finished is kept in the run folder")
+        if rank_of_process() == 0:
+            what = str(interruption) or "interrupted; what was finished is kept in the run folder"
+            sys.stderr.write(f"{what}\n")
         return INTERRUPTED
     return 0
 
 
-def print_error(message: str) -> None:
-    """Write one line to stderr; of several ranks, which agree on mistakes, the first one does."""
+def print_mistake(message: str) -> None:
+    """Write one line to stderr; of several ranks, which make the same mistakes, the first does."""
     if rank_of_process() == 0:
-        sys.stderr.write(message + "\n")
+        sys.stderr.write(f"{message}\n")
+    else:
+        # torchrun ends all ranks when one ends: not before the first one has spoken
+        time.sleep(FIRST_RANK_SPEAKS)

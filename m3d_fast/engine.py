@@ -41,24 +41,21 @@ def condense(config: CondenseConfig, *, resume: bool = False) -> SyntheticSet:
         Interrupted: after Ctrl-C or SIGTERM, with the checkpoint saved.
         RankLost: if another rank of the job is gone.
     """
-    settings = started_config(config, resume=resume).resolved()
-    run = RunFolder(settings.out)
-    run.check(settings, resume=resume)
     with joined_ranks() as ranks:
-        # every rank has checked before the first one writes
+        settings = ranks.agree(lambda: started_config(config, resume=resume).resolved())
+        run = RunFolder(settings.out)
+        ranks.lead(lambda: run.check(settings, resume=resume))
         local = replace(settings, device=ranks.agree(lambda: ranks.device(settings.device)))
         real = ranks.first_one_then_all(lambda: _open(local))
         classes = ranks.agree(lambda: ranks.share(real.num_classes))
         local = replace(local, chunk=choose_chunk(local, len(classes)))
         condenser = ranks.agree(lambda: Condenser(local, real, classes))
-        try:
+        with run.lock:
             kept = replace(settings, chunk=local.chunk)
             ranks.lead(lambda: run.start(kept, resume=resume))
             ranks.agree(run.lock.share)
             _run_loop(condenser, run, ranks)
             ranks.lead(lambda: _finish(condenser, run))
-        finally:
-            run.lock.release()
     return SyntheticSet.load(run.synthetic_file)
 
 

@@ -62,6 +62,12 @@ class FolderLock:
             os.close(self._descriptor)
             self._descriptor = None
 
+    def __enter__(self) -> "FolderLock":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
     def _take(self, flags: int, kind: int) -> int:
         try:
             descriptor = os.open(self._file, flags, 0o644)

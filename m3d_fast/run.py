@@ -76,6 +76,7 @@ class RunFolder:
         else:
             content = {"settings": config.as_dict(), "environment": environment()}
             write_json(self.config_file, content)
+        self.lock.share()  # the job's other ranks may come in
 
     def _foreign_files(self) -> list[str]:
         try:

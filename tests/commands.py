@@ -41,3 +41,22 @@ def condense_digits(out: Path, *more: str) -> list[str]:
         "--device": "cpu",
     }
     return [*(word for pair in fixed.items() for word in pair), *more]
+
+
+def start_ranks(count: int, module: str, *arguments: str) -> "subprocess.Popen[str]":
+    """``torchrun --nproc-per-node COUNT -m m3d_fast.MODULE``, in a process group of its own."""
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+    return subprocess.Popen(
+        [sys.executable, "-m", *torchrun, "-m", f"m3d_fast.{module}", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        start_new_session=True,
+    )
+
+
+def run_ranks(count: int, module: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    process = start_ranks(count, module, *arguments)
+    out, err = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)

@@ -1,0 +1,145 @@
+"""Several ranks under torchrun: the result of one process, whatever happens to them."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from m3d_fast.checkpoint import Checkpoints
+from m3d_fast.distributed import Ranks
+from m3d_fast.errors import UserError
+from tests.commands import condense_digits, run, run_ranks, start_ranks
+
+# one class at a time: a chunk of other classes would round differently in its last bits
+SETTINGS = ("--chunk", "1", "--iterations", "60", "--checkpoint-every", "4")
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of one process."""
+    out = tmp_path_factory.mktemp("alone") / "run"
+    done = run("condense", *condense_digits(out, *SETTINGS))
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def losses(out: Path) -> dict[int, float]:
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert len({line["iteration"] for line in lines}) == len(lines), "no line twice"
+    return {line["iteration"]: line["loss"] for line in lines}
+
+
+def same_result(out: Path, alone: Path) -> None:
+    name = "synthetic.safetensors"
+    assert (out / name).read_bytes() == (alone / name).read_bytes()
+    assert losses(out) == losses(alone)
+
+
+def ranks_of(torchrun: "subprocess.Popen[str]") -> list[int]:
+    """Process ids of torchrun's ranks, first rank first."""
+    children = Path(f"/proc/{torchrun.pid}/task/{torchrun.pid}/children").read_text().split()
+    found = {}
+    for child in children:
+        variables = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+        rank = [v.removeprefix(b"RANK=") for v in variables if v.startswith(b"RANK=")]
+        if rank:
+            found[int(rank[0])] = int(child)
+    return [found[rank] for rank in sorted(found)]
+
+
+def wait_for_checkpoint(out: Path, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not list(out.glob("checkpoint-*.safetensors")):
+        assert time.monotonic() < end, "no checkpoint came"
+        time.sleep(0.005)
+
+
+def test_three_ranks_end_with_the_bytes_of_one_process(alone: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = run_ranks(3, "condense", *condense_digits(out, *SETTINGS))
+    assert done.returncode == 0, done.stderr
+    same_result(out, alone)
+    shards = [path.name for path in sorted(out.glob("checkpoint*"))]
+    ranges = ["0000-0003", "0003-0006", "0006-0010"]
+    assert shards == [f"checkpoint-0000060-classes-{r}.safetensors" for r in ranges]
+    reports = [line for line in done.stderr.splitlines() if line.startswith("condense ")]
+    assert len(reports) == 1, "the first rank reports, for all"
+
+
+def test_one_of_three_ranks_is_killed_and_two_go_on(alone: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    job = start_ranks(3, "condense", *condense_digits(out, *SETTINGS))
+    wait_for_checkpoint(out)
+    os.kill(ranks_of(job)[1], signal.SIGKILL)
+    _, err = job.communicate(timeout=60)
+    assert job.returncode != 0
+    assert "another rank of the job is gone" in err
+    assert not (out / "synthetic.safetensors").exists()
+    done = run_ranks(2, "condense", "--out", str(out), "--resume")
+    assert done.returncode == 0, done.stderr
+    same_result(out, alone)
+    assert len(list(out.glob("checkpoint*"))) == 2, "shards of three ranks are gone"
+    assert not list(out.glob(".*.part"))
+
+
+def test_interrupted_ranks_save_and_one_process_goes_on(alone: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    # no checkpoint but that of the interruption
+    rare = ("--checkpoint-every", "1000", "--log-every", "4")
+    job = start_ranks(2, "condense", *condense_digits(out, *SETTINGS, *rare))
+    end = time.monotonic() + 120
+    while not (out / "metrics.jsonl").exists():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    job.send_signal(signal.SIGTERM)
+    _, err = job.communicate(timeout=60)
+    assert f"go on with: python -m m3d_fast.condense --out {out} --resume" in err
+    saved = Checkpoints(out).iteration()
+    assert saved is not None
+    assert 4 <= saved < 60
+    # what is written beside the result may change on the way
+    flags = ("--checkpoint-every", "4", "--log-every", "2")
+    done = run("condense", "--out", str(out), "--resume", *flags)
+    assert done.returncode == 0, done.stderr
+    name = "synthetic.safetensors"
+    assert (out / name).read_bytes() == (alone / name).read_bytes()
+    assert [path.name for path in out.glob("checkpoint*")] == ["checkpoint.safetensors"]
+
+
+def test_a_mistake_is_said_once(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = run_ranks(2, "condense", *condense_digits(out, "--ipc", "500"))
+    assert done.returncode != 0
+    said = [line for line in done.stderr.splitlines() if line.startswith("python -m m3d_fast")]
+    assert len(said) == 1
+    assert "ipc: expected at most the 139 images" in said[0]
+    assert "exitcode  : 2" in done.stderr
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(("size", "count"), [(1, 10), (3, 10), (4, 4), (7, 1000)])
+def test_shares_are_contiguous_and_even(size: int, count: int) -> None:
+    shares = [Ranks(rank, size).share(count) for rank in range(size)]
+    assert [c for share in shares for c in share] == list(range(count))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_more_ranks_than_classes_are_refused() -> None:
+    with pytest.raises(UserError, match=r"11 processes were started for 10 classes"):
+        Ranks(0, 11).share(10)
+
+
+def test_devices_of_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert Ranks(5, 8, local=1).device("cuda") == "cuda:1"
+    assert Ranks(5, 8, local=1).device("cpu") == "cpu"
+    assert Ranks().device("cuda:1") == "cuda:1"
+    with pytest.raises(UserError, match=r"has no GPU: it has 2"):
+        Ranks(2, 8, local=2).device("cuda")
+    with pytest.raises(UserError, match=r"cuda:1 was asked for of 8 processes"):
+        Ranks(0, 8).device("cuda:1")
