@@ -61,7 +61,8 @@ def add_settings(parser: argparse.ArgumentParser, config: type) -> None:
         if kind is bool:
             flag["action"] = argparse.BooleanOptionalAction
         else:
-            flag |= {"type": kind, "metavar": setting.metadata["unit"]}
+            parse = setting.metadata.get("parse") or kind
+            flag |= {"type": parse, "metavar": setting.metadata["unit"]}
         groups[group].add_argument(f"--{setting.name.replace('_', '-')}", **flag)
 
 

@@ -4,7 +4,7 @@ import difflib
 import math
 import shutil
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
@@ -20,9 +20,9 @@ from .presets import network_for, preset_for
 from .synthetic import check_factor
 
 INITS = ("mix", "real", "noise")
-PRECISIONS = ("bf16", "fp32")
+PRECISIONS = ("bf16", "tf32", "fp32")
 # settings that suit the machine: they change a result in its rounding alone
-MACHINE = ("device", "precision", "compile", "chunk")
+MACHINE = ("device", "precision", "compile", "cuda_graphs", "class_chunk", "profile")
 
 MAX_DECODED = 200  # synthetic images of a class per step, a random choice beyond
 
@@ -31,13 +31,26 @@ MAX_DECODED = 200  # synthetic images of a class per step, a random choice beyon
 COMPILE_PAYS_PIXELS = 100_000 * 28**2
 
 
-def setting(default: Any, group: str, unit: str, help: str, usual: Any = None) -> Any:
+def setting(
+    default: Any,
+    group: str,
+    unit: str,
+    help: str,
+    usual: Any = None,
+    parse: Callable[[str], Any] | None = None,
+) -> Any:
     """A dataclass field that the command line shows as a flag of ``group``, valued in ``unit``.
 
-    ``usual`` is what None stands for, where that is one value for all data sets.
+    ``usual`` is what None stands for, where that is one value for all data sets; ``parse`` reads
+    the flag where the field's type does not.
     """
-    metadata = {"group": group, "unit": unit, "help": help, "usual": usual}
+    metadata = {"group": group, "unit": unit, "help": help, "usual": usual, "parse": parse}
     return field(default=default, metadata=metadata)
+
+
+def number_or_auto(text: str) -> int | None:
+    """A whole number, or None for "auto"."""
+    return None if text == "auto" else int(text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,13 +113,23 @@ class CondenseConfig:
     out: str | None = setting(None, "run", "DIR", "run folder [runs/DATASET-ipcN-METHOD-seedN]")
     device: str | None = setting(None, "run", "NAME", "cuda, cuda:N or cpu [cuda if there is one]")
     precision: str | None = setting(
-        None, "run", "NAME", "network arithmetic: bf16 or fp32 [bf16 where the hardware has it]"
+        None,
+        "run",
+        "NAME",
+        "network arithmetic: bf16, tf32 (CUDA) or fp32 [bf16 where in hardware]",
     )
     compile: bool | None = setting(
-        None, "run", "", "torch.compile the network [when the run is long enough to gain by it]"
+        None, "run", "", "torch.compile augmentation and network [if the run is long enough]"
     )
-    chunk: int | None = setting(
-        None, "run", "N", "classes stepped together [what caches or GPU memory hold]"
+    cuda_graphs: bool | None = setting(
+        None, "run", "", "launch a chunk's step as one CUDA graph [on CUDA, but for --profile]"
+    )
+    class_chunk: int | None = setting(
+        None,
+        "run",
+        "N|auto",
+        "classes stepped together [auto: what caches hold, or GPU memory as measured]",
+        parse=number_or_auto,
     )
     checkpoint_every: int | None = setting(
         None,
@@ -116,6 +139,9 @@ class CondenseConfig:
     )
     log_every: int | None = setting(
         None, "run", "N", "iterations between lines of metrics.jsonl", usual=10
+    )
+    profile: bool | None = setting(
+        None, "run", "", "write trace.json and profile.txt of three warm iterations", usual=False
     )
 
     def resolved(self) -> "ResolvedConfig":
@@ -139,6 +165,7 @@ class CondenseConfig:
             "device": device,
             "precision": default_precision(device),
             "compile": False,
+            "cuda_graphs": device.startswith("cuda") and not self.profile,
         }
         config = ResolvedConfig(**(usual | defaults | given))
         config.check()
@@ -168,7 +195,8 @@ class CondenseConfig:
 class ResolvedConfig(CondenseConfig):
     """Complete, checked settings, as :meth:`CondenseConfig.resolved` makes them.
 
-    None remains where the run decides as it goes: ``data_root``, ``chunk``, ``checkpoint_every``.
+    None remains where the run decides as it goes: ``data_root``, ``class_chunk``,
+    ``checkpoint_every``.
     """
 
     dataset: str
@@ -190,12 +218,14 @@ class ResolvedConfig(CondenseConfig):
     device: str
     precision: str
     compile: bool
+    cuda_graphs: bool
+    profile: bool
 
     def check(self) -> None:
         """Raise UserError for a setting that cannot be."""
         for name in ("iterations", "real_batch", "ipm", "log_every", "lr_img"):
             check_positive(name, getattr(self, name))
-        for name in ("chunk", "checkpoint_every"):
+        for name in ("class_chunk", "checkpoint_every"):
             if getattr(self, name) is not None:
                 check_positive(name, getattr(self, name))
         if not 0 <= self.momentum < 1:
@@ -204,6 +234,13 @@ class ResolvedConfig(CondenseConfig):
             raise UserError(f"seed: expected a whole number >= 0, got {self.seed}")
         check_factor(self.factor, self.size)
         check_name("precision", self.precision, PRECISIONS)
+        if not self.device.startswith("cuda"):
+            if self.precision == "tf32":
+                raise UserError("precision: tf32 is a GPU's; expected bf16 or fp32 on a CPU")
+            if self.cuda_graphs:
+                raise UserError(f"cuda_graphs: expected a CUDA device, got {self.device}")
+        if self.profile and self.cuda_graphs:
+            raise UserError("profile: a CUDA graph hides what runs in it; add --no-cuda-graphs")
         check_network(self.network, CONDENSING)
         parse_strategy(self.augment)
         with torch.device("meta"):  # refuses a size the network cannot take

@@ -21,9 +21,14 @@ FEATURE_PIECE = 256  # images whose features are computed at once
 
 
 def initial_pixels(
-    real: RealImages, config: ResolvedConfig, classes: range | None = None
+    real: RealImages,
+    config: ResolvedConfig,
+    classes: range | None = None,
+    device: torch.device | None = None,
 ) -> Tensor:
     """Synthetic images before the first step, of all classes or of those named.
+
+    They are kept on ``device``: that of ``real`` unless given; on the host, for a GPU, pinned.
 
     Returns:
         float32 ``(len(classes), ipc, channels, H, W)`` in [0, 1]; those of a class depend neither
@@ -31,12 +36,15 @@ def initial_pixels(
     """
     classes = range(real.num_classes) if classes is None else classes
     shape = (len(classes), config.ipc, *real.image_shape)
-    pixels = torch.empty(shape, dtype=torch.float32, device=real.device)
+    device = real.device if device is None else device
+    pinned = device.type == "cpu" and real.device.type == "cuda"
+    pixels = torch.empty(shape, dtype=torch.float32, device=device, pin_memory=pinned)
     factor = config.factor if config.init == "mix" else 1
     chosen = _random_indices(real, config.ipc * factor**2, derived_seed(config.seed, "coreset", 0))
     for target, c in zip(pixels, classes, strict=True):
         if config.init == "noise":
-            target.uniform_(generator=generator(config.seed, "noise", c, device=real.device))
+            stream = generator(config.seed, "noise", c, device=real.device)
+            target.copy_(torch.rand(target.shape, generator=stream, device=real.device))
         else:
             images = real.take(c, chosen(c)).float() / 255
             target.copy_(encode(images[None], factor)[0])

@@ -7,7 +7,7 @@ import torch
 
 from . import __version__
 from .checkpoint import CheckpointWriter
-from .condenser import Condenser, choose_chunk
+from .condenser import Condenser
 from .config import CondenseConfig, ResolvedConfig
 from .distributed import Ranks, joined_ranks
 from .errors import UserError
@@ -48,11 +48,9 @@ def condense(config: CondenseConfig, *, resume: bool = False) -> SyntheticSet:
         local = replace(settings, device=ranks.agree(lambda: ranks.device(settings.device)))
         real = ranks.first_one_then_all(lambda: _open(local))
         classes = ranks.agree(lambda: ranks.share(real.num_classes))
-        local = replace(local, chunk=choose_chunk(local, len(classes)))
         condenser = ranks.agree(lambda: Condenser(local, real, classes))
         with run.lock:
-            kept = replace(settings, chunk=local.chunk)
-            ranks.lead(lambda: run.start(kept, resume=resume))
+            ranks.lead(lambda: run.start(settings, resume=resume))
             ranks.agree(run.lock.share)
             _run_loop(condenser, run, ranks)
             ranks.lead(lambda: _finish(condenser, run))
@@ -85,10 +83,11 @@ def _run_loop(condenser: Condenser, run: RunFolder, ranks: Ranks) -> None:
     writer = CheckpointWriter(
         run.checkpoints, condenser.classes, real.num_classes, config.checkpoint_every
     )
-    with stop_signals(patient=ranks.size > 1) as stopped, writer, metrics, progress:
+    with stop_signals(patient=ranks.size > 1) as stopped, writer, condenser, metrics, progress:
         for iteration in range(first, total):
-            metrics.add(condenser.step(iteration))
             done = iteration + 1
+            # the value costs work that a gradient does not need
+            metrics.add(condenser.step(iteration, value=_shown(config, done)))
             stop = ranks.any(stopped())
             last = stop or done == total
             tick = last or done % config.log_every == 0
@@ -104,6 +103,16 @@ def _run_loop(condenser: Condenser, run: RunFolder, ranks: Ranks) -> None:
                     f"python -m m3d_fast.condense --out {run.path} --resume"
                 )
         ranks.agree(writer.wait)
+
+
+def _shown(config: ResolvedConfig, done: int) -> bool:
+    """Whether a line of metrics is written after so many iterations, come what may."""
+    every = config.checkpoint_every
+    return (
+        done % config.log_every == 0
+        or done == config.iterations
+        or (every is not None and done % every == 0)
+    )
 
 
 def _due(writer: CheckpointWriter, ranks: Ranks, done: int, *, tick: bool) -> bool:
@@ -167,5 +176,5 @@ def _summary(config: ResolvedConfig, condenser: Condenser, first: int, ranks: Ra
         f"{config.method} on {config.dataset}: {condenser.real.num_classes} classes x {config.ipc} "
         f"images of {config.size} px, factor {config.factor}, iterations {first} to "
         f"{config.iterations}, {config.network} {config.precision} {compiled} on {config.device}"
-        f"{shared}, {config.chunk} classes at a time, run folder {config.out}"
+        f"{shared}, {max(map(len, condenser.chunks))} classes at a time, run folder {config.out}"
     )

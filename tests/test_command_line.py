@@ -247,7 +247,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_pa
     done = run("condense", "--out", str(out), "--resume")
     assert done.returncode == 2
     message = done.stderr.splitlines()[-1]
-    assert "the loss of class 4 (4) became nan at iteration 7" in message
+    assert "the gradient of class 4 (4) became infinite or NaN at iteration 7" in message
     assert "the checkpoint of iteration 6 is kept" in message
     assert (out / "checkpoint.safetensors").read_bytes() == before
     assert not (out / "synthetic.safetensors").exists()

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.published import loop_gradients
-from m3d_fast.augment import augment, draw, parse_strategy
+from m3d_fast.augment import UNIFORMS, augment, draw, parse_strategy
 from m3d_fast.condenser import Condenser
 from m3d_fast.config import CondenseConfig, ResolvedConfig
 from m3d_fast.coreset import initial_pixels
+from m3d_fast.embedding import Views
 from m3d_fast.loaders import RealImages, open_dataset
+from m3d_fast.pixels import Moving
 from m3d_fast.randomness import derived_seed, generator
 from m3d_fast.synthetic import decode
 
@@ -28,7 +30,7 @@ def digits(config: ResolvedConfig, seed: int = 5) -> RealImages:
 
 def stepped(config: ResolvedConfig, steps: int) -> tuple[Condenser, list[Tensor]]:
     condenser = Condenser(config, digits(config))
-    return condenser, [condenser.step(iteration) for iteration in range(steps)]
+    return condenser, [condenser.step(i).losses for i in range(steps)]
 
 
 @pytest.mark.parametrize("ipc", [1, 3])
@@ -36,15 +38,17 @@ def stepped(config: ResolvedConfig, steps: int) -> tuple[Condenser, list[Tensor]
 def test_a_step_has_the_published_loops_losses_and_pixel_gradients(network: str, ipc: int) -> None:
     config = settings(ipc=ipc, network=network, augment="flip_color_crop_rotate_cutout")
     condenser = Condenser(config, digits(config))
-    pixels = condenser.pixels.detach().clone()
-    losses = condenser.step(0)
+    pixels = condenser.pixels.clone()
+    losses = condenser.step(0).losses
+    gradient = condenser.state()["momentum"]  # that of the first step
 
     twin, operations = digits(config), parse_strategy(config.augment)
     draws = draw(10, generator(config.seed, "augment", 0))
-    real = (twin.batch(range(10), config.real_batch) / 255 - condenser.mean) / condenser.std
+    mean, std = condenser.embedder.mean, condenser.embedder.std
+    real = (twin.batch(range(10), config.real_batch) / 255 - mean) / std
 
     def prepare_synthetic(c: int, leaf: Tensor) -> Tensor:
-        images = (decode(leaf, config.factor) - condenser.mean) / condenser.std
+        images = (decode(leaf, config.factor) - mean) / std
         return augment(images[None], draws[c : c + 1], operations)[0]
 
     expected_losses, expected = loop_gradients(
@@ -55,26 +59,47 @@ def test_a_step_has_the_published_loops_losses_and_pixel_gradients(network: str,
     )
     torch.testing.assert_close(losses, expected_losses, atol=2e-5, rtol=1e-4)
     scale = expected.abs().amax()
-    assert ((condenser.pixels.grad - expected).abs().amax() / scale) < 2e-4
-    moved = (pixels - config.lr_img * condenser.pixels.grad).clamp(0, 1)
-    torch.testing.assert_close(condenser.pixels.detach(), moved)
+    assert ((gradient - expected).abs().amax() / scale) < 2e-4
+    moved = (pixels - config.lr_img * gradient).clamp(0, 1)
+    torch.testing.assert_close(condenser.pixels, moved)
 
 
-def test_momentum_and_clamping_are_those_of_the_paper() -> None:
+def test_a_step_is_that_of_torchs_sgd_bit_for_bit() -> None:
+    pixels = torch.rand(3, 2, 1, 8, 8)
+    moving = Moving(pixels.clone(), torch.zeros_like(pixels))
+    reference = torch.nn.Parameter(pixels.clone())
+    optimizer = torch.optim.SGD([reference], lr=0.7, momentum=0.5)
+    for _ in range(4):
+        gradient = torch.randn_like(pixels)
+        moving.step_(gradient, lr=0.7, momentum=0.5)
+        reference.grad = gradient
+        optimizer.step()
+        reference.data.clamp_(0, 1)
+        assert torch.equal(moving.pixels, reference)
+        assert torch.equal(moving.momentum, optimizer.state[reference]["momentum_buffer"])
+    assert (pixels == 0).sum() < (moving.pixels == 0).sum()
+
+
+def test_momentum_gathers_the_steps_gradients() -> None:
     condenser = Condenser(settings(lr_img=3.0), digits(settings()))
-    pixels, velocity = condenser.pixels.detach().clone(), torch.zeros_like(condenser.pixels)
     for iteration in range(3):
+        before = {name: tensor.clone() for name, tensor in condenser.state().items()}
         condenser.step(iteration)
-        velocity = 0.5 * velocity + condenser.pixels.grad
-        pixels = (pixels - 3.0 * velocity).clamp(0, 1)
-        torch.testing.assert_close(condenser.pixels.detach(), pixels)
-    assert (pixels == 0).any()
+        after = condenser.state()
+        alone = Condenser(settings(lr_img=3.0), digits(settings()))
+        alone.load_state(before | {"momentum": torch.zeros_like(before["momentum"])})
+        alone.step(iteration)
+        velocity = 0.5 * before["momentum"] + alone.state()["momentum"]
+        torch.testing.assert_close(after["momentum"], velocity)
+        moved = (before["pixels"] - 3.0 * after["momentum"]).clamp(0, 1)
+        torch.testing.assert_close(after["pixels"], moved)
+    assert (after["pixels"] == 0).any()
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 4])
 def test_chunks_change_nothing_but_rounding(chunk: int) -> None:
-    whole, losses = stepped(settings(chunk=10), 3)
-    parts, chunked = stepped(settings(chunk=chunk), 3)
+    whole, losses = stepped(settings(class_chunk=10), 3)
+    parts, chunked = stepped(settings(class_chunk=chunk), 3)
     assert [len(c) for c in whole.chunks] == [10]
     assert max(len(c) for c in parts.chunks) <= chunk
     torch.testing.assert_close(torch.stack(chunked), torch.stack(losses), atol=2e-5, rtol=1e-4)
@@ -115,13 +140,13 @@ def test_state_restores_the_very_run() -> None:
     saved = {name: tensor.clone() for name, tensor in first.state().items()}
     resumed = Condenser(settings(), digits(settings()))
     resumed.load_state(saved)
-    again = [resumed.step(iteration) for iteration in range(3, 7)]
+    again = [resumed.step(iteration).losses for iteration in range(3, 7)]
     assert torch.equal(resumed.pixels, straight.pixels)
     assert torch.equal(torch.stack(again), torch.stack(losses[3:]))
 
 
 def test_at_most_200_decoded_images_of_a_class_are_shown() -> None:
-    config = settings(ipc=60, chunk=2, iterations=1)
+    config = settings(ipc=60, class_chunk=2, iterations=1)
     condenser = Condenser(config, digits(config))
     shown = condenser._shown(0)
     assert shown is not None
@@ -130,7 +155,7 @@ def test_at_most_200_decoded_images_of_a_class_are_shown() -> None:
     assert not torch.equal(shown, condenser._shown(1))
     condenser.step(0)
     # each image has four tiles; 240 tiles, 40 of them left out: only those have no gradient
-    tiles = condenser.pixels.grad.unfold(3, 8, 8).unfold(4, 8, 8).flatten(5).abs().amax(-1)
+    tiles = condenser.state()["momentum"].unfold(3, 8, 8).unfold(4, 8, 8).flatten(5).abs().amax(-1)
     assert int((tiles.flatten(1) == 0).sum()) >= 10 * 40
 
 
@@ -152,13 +177,12 @@ def test_methods_run_and_differ(method: str) -> None:
 def test_dm_is_the_distance_of_mean_features() -> None:
     config = settings(method="dm", augment="none")
     condenser = Condenser(config, digits(config))
-    start = condenser.pixels.detach().clone()
-    losses = condenser.step(0)
-    twin = digits(config)
-    real = (twin.batch(range(10), config.real_batch) / 255 - condenser.mean) / condenser.std
-    fake = (decode(start, config.factor) - condenser.mean) / condenser.std
-    with torch.no_grad():
-        difference = condenser.embedder.real(real).mean(1) - condenser.embedder.real(fake).mean(1)
+    start = condenser.pixels.clone()
+    losses = condenser.step(0).losses
+    draws = torch.zeros(10, UNIFORMS)
+    real = Views(digits(config).batch(range(10), config.real_batch), draws)
+    fake = Views(decode(start, config.factor), draws)
+    difference = condenser.embedder.real(real).mean(1) - condenser.embedder.real(fake).mean(1)
     torch.testing.assert_close(losses, difference.square().sum(1), rtol=1e-3, atol=1e-5)
 
 
@@ -191,8 +215,8 @@ def test_a_compiled_step_is_the_eager_step() -> None:
     eager, losses = stepped(settings(compile=False), 1)
     compiled, same = stepped(settings(compile=True), 1)
     torch.testing.assert_close(same[0], losses[0], atol=2e-5, rtol=1e-4)
-    scale = eager.pixels.grad.abs().max()
-    assert (compiled.pixels.grad - eager.pixels.grad).abs().max() < 1e-3 * scale
+    exact, ours = eager.state()["momentum"], compiled.state()["momentum"]
+    assert (ours - exact).abs().max() < 1e-3 * exact.abs().max()
 
 
 def test_bf16_features_stay_close_to_float32() -> None:
@@ -201,6 +225,6 @@ def test_bf16_features_stay_close_to_float32() -> None:
     torch.testing.assert_close(rough[0], losses[0], rtol=0.02, atol=0.01)
     assert half.pixels.dtype == torch.float32
     cosine = torch.cosine_similarity(
-        full.pixels.grad.flatten(1), half.pixels.grad.flatten(1), dim=1
+        full.state()["momentum"].flatten(1), half.state()["momentum"].flatten(1), dim=1
     )
     assert cosine.min() > 0.98

@@ -1,18 +1,19 @@
 """Condensation objectives by name.
 
-A method takes an embedder and the augmented real and synthetic images of some classes,
-``(C, N, channels, H, W)`` and ``(C, M, channels, H, W)``, and returns one loss per class ``(C,)``,
-differentiable in the synthetic images.
+A method takes an embedder and the real and synthetic images of some classes with their draws, and
+whether the value is wanted. It returns one loss per class ``(C,)``, not connected to autograd (None
+if not wanted: values cost work that gradients do not need), and a scalar whose gradient in the
+synthetic images is that of the sum of the losses.
 """
 
 from collections.abc import Callable
 
 from torch import Tensor
 
-from ..embedding import Embedder
+from ..embedding import Embedder, Views
 from .dm import dm
 from .m3d import m3d
 
-Method = Callable[[Embedder, Tensor, Tensor], Tensor]
+Method = Callable[[Embedder, Views, Views, bool], tuple[Tensor | None, Tensor]]
 
 METHODS: dict[str, Method] = {"m3d": m3d, "dm": dm}

@@ -2,12 +2,13 @@
 
 from torch import Tensor
 
-from ..embedding import Embedder
-from ..kernels import Linear, mmd2
+from ..embedding import Embedder, Views
+from ..kernels import Linear
+from .matching import matched
 
 KERNEL = Linear()
 
 
-def dm(embed: Embedder, real: Tensor, synthetic: Tensor) -> Tensor:
-    """Squared distance between the classes' mean real and synthetic features, ``(C,)``."""
-    return mmd2(embed.real(real), embed.synthetic(synthetic), KERNEL)
+def dm(embed: Embedder, real: Views, synthetic: Views, value: bool) -> tuple[Tensor | None, Tensor]:
+    """Squared distance between the classes' mean real and synthetic features."""
+    return matched(embed, real, synthetic, KERNEL, value)

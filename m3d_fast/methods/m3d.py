@@ -2,13 +2,16 @@
 
 from torch import Tensor
 
-from ..embedding import Embedder
-from ..kernels import Gaussian, mmd2
+from ..embedding import Embedder, Views
+from ..kernels import Gaussian
+from .matching import matched
 
 # five Gaussians around the mean pairwise squared distance of the stacked features
 KERNEL = Gaussian(bandwidth="mean", scales=(0.25, 0.5, 1.0, 2.0, 4.0))
 
 
-def m3d(embed: Embedder, real: Tensor, synthetic: Tensor) -> Tensor:
-    """Squared MMD between the classes' real and synthetic features, ``(C,)``."""
-    return mmd2(embed.real(real), embed.synthetic(synthetic), KERNEL)
+def m3d(
+    embed: Embedder, real: Views, synthetic: Views, value: bool
+) -> tuple[Tensor | None, Tensor]:
+    """Squared MMD between the classes' real and synthetic features."""
+    return matched(embed, real, synthetic, KERNEL, value)

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from .instance_norm import InstanceNorm
+
 WIDTH = 128
 
 
@@ -30,7 +32,7 @@ class ConvNet(nn.Module):
             padding = 3 if block == 0 and size == 28 else 1
             blocks += [
                 nn.Conv2d(channels if block == 0 else WIDTH, WIDTH, 3, padding=padding),
-                nn.GroupNorm(WIDTH, WIDTH),
+                InstanceNorm(WIDTH),
                 nn.ReLU(),
                 nn.AvgPool2d(2),
             ]

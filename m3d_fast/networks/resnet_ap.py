@@ -5,11 +5,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from .instance_norm import InstanceNorm
+
 STAGES = (64, 128, 256, 512)
-
-
-def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(channels, channels)
 
 
 class Block(nn.Module):
@@ -20,16 +18,16 @@ class Block(nn.Module):
         shrink: list[nn.Module] = [nn.AvgPool2d(pool)] if pool > 1 else []
         self.body = nn.Sequential(
             nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
-            _norm(outputs),
+            InstanceNorm(outputs),
             nn.ReLU(),
             *shrink,
             nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
-            _norm(outputs),
+            InstanceNorm(outputs),
         )
         self.shortcut: nn.Module = nn.Identity()
         if pool > 1 or inputs != outputs:
             convolution = nn.Conv2d(inputs, outputs, 1, bias=False)
-            self.shortcut = nn.Sequential(convolution, *shrink, _norm(outputs))
+            self.shortcut = nn.Sequential(convolution, *shrink, InstanceNorm(outputs))
 
     def forward(self, images: Tensor) -> Tensor:
         """``(B, inputs, H, W)`` to ``(B, outputs, H / pool, W / pool)``."""
@@ -40,7 +38,7 @@ def _stem(channels: int, size: int) -> nn.Sequential:
     kernel, pool = (7, 4) if size > 128 else (3, 2) if size > 64 else (3, 1)
     layers: list[nn.Module] = [
         nn.Conv2d(channels, STAGES[0], kernel, padding=kernel // 2, bias=False),
-        _norm(STAGES[0]),
+        InstanceNorm(STAGES[0]),
         nn.ReLU(),
     ]
     if pool > 1:

@@ -1,0 +1,50 @@
+"""Launching a step's hundreds of kernels as one: CUDA graphs."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+WARM_UPS = 2  # cuDNN tries its algorithms out, compilers compile, allocators fill
+
+
+class Replayed:
+    """``function(*key)``, captured once per key as a CUDA graph and replayed from then on.
+
+    The function must read and write tensors of fixed addresses only, draw nothing and never wait
+    for the device.
+
+    Args:
+        function: as above; what it returns is dropped.
+        updated: tensors it updates from their own values; warming up leaves them as they were.
+        device: a CUDA device.
+    """
+
+    def __init__(
+        self, function: Callable[..., None], updated: Sequence[Tensor], device: torch.device
+    ) -> None:
+        self._function, self._updated, self._device = function, updated, device
+        self._graphs: dict[tuple[object, ...], torch.cuda.CUDAGraph] = {}
+        self._pool = torch.cuda.graph_pool_handle()  # graphs never run at the same time
+
+    def __call__(self, *key: object) -> None:
+        """Run the function; the first call of a key captures it and waits for the device."""
+        if key not in self._graphs:
+            self._graphs[key] = self._captured(key)
+        self._graphs[key].replay()
+
+    def _captured(self, key: tuple[object, ...]) -> torch.cuda.CUDAGraph:
+        before = [tensor.clone() for tensor in self._updated]
+        stream = torch.cuda.Stream(self._device)
+        stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UPS):
+                self._function(*key)
+        torch.cuda.current_stream(self._device).wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        # thread_local: a loader's threads go on pinning and uploading meanwhile
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            self._function(*key)
+        for tensor, value in zip(self._updated, before, strict=True):
+            tensor.copy_(value)
+        return graph

@@ -1,0 +1,18 @@
+"""What every objective that is an MMD of features shares."""
+
+from torch import Tensor
+from torch.profiler import record_function
+
+from ..embedding import Embedder, Views
+from ..kernels import Gaussian, Linear, mmd2_and_grad
+
+
+def matched(
+    embed: Embedder, real: Views, synthetic: Views, kernel: Gaussian | Linear, value: bool
+) -> tuple[Tensor | None, Tensor]:
+    """Squared MMD of the features under ``kernel``; returns what a method returns."""
+    target = embed.real(real)
+    features = embed.synthetic(synthetic)
+    with record_function("MMD"):
+        losses, gradient = mmd2_and_grad(target, features.detach(), kernel, value=value)
+    return losses, (features * gradient).sum()
