@@ -16,7 +16,7 @@ from m3d_fast.errors import UserError
 from tests.commands import condense_digits, run, run_ranks, start_ranks
 
 # one class at a time: a chunk of other classes would round differently in its last bits
-SETTINGS = ("--chunk", "1", "--iterations", "60", "--checkpoint-every", "4")
+SETTINGS = ("--class-chunk", "1", "--iterations", "60", "--checkpoint-every", "4")
 
 
 @pytest.fixture(scope="module")
