@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .errors import DataError
 from .labelled import LabelledImages, check_labels
-from .protocol import Indices, IntArray
+from .protocol import Indices, IntArray, RealImages
 from .sampling import ClassSampler
 
 
@@ -95,17 +95,7 @@ class MemoryImages:
         Raises:
             DataError: if the class or an index does not exist.
         """
-        if not 0 <= class_index < self.num_classes:
-            raise DataError(
-                f"class {class_index} does not exist: classes are 0 to {self.num_classes - 1}"
-            )
-        rows = _as_indices(indices)
-        size = self.class_sizes[class_index]
-        if len(rows) and (rows.min() < 0 or rows.max() >= size):
-            raise DataError(
-                f"images of class {class_index} ({self.class_names[class_index]}) are 0 to "
-                f"{size - 1}, got indices from {rows.min()} to {rows.max()}"
-            )
+        rows = checked_indices(self, class_index, indices)
         return self._select(rows + self._offsets[class_index])
 
     def ordered(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -168,8 +158,23 @@ def _grouped(data: LabelledImages) -> Tensor:
     return data.images.index_select(0, order.to(data.images.device))
 
 
-def _as_indices(indices: Indices) -> IntArray:
+def checked_indices(real: RealImages, class_index: int, indices: Indices) -> IntArray:
+    """Indices of images of one class as an array.
+
+    Raises:
+        DataError: if the class or an index does not exist.
+    """
+    if not 0 <= class_index < real.num_classes:
+        raise DataError(
+            f"class {class_index} does not exist: classes are 0 to {real.num_classes - 1}"
+        )
     rows = indices.cpu().numpy() if isinstance(indices, Tensor) else np.asarray(indices)
     if rows.ndim != 1 or (len(rows) and not np.issubdtype(rows.dtype, np.integer)):
         raise DataError(f"indices must be a list of integers, got {rows.dtype} {rows.shape}")
+    size = real.class_sizes[class_index]
+    if len(rows) and (rows.min() < 0 or rows.max() >= size):
+        raise DataError(
+            f"images of class {class_index} ({real.class_names[class_index]}) are 0 to "
+            f"{size - 1}, got indices from {rows.min()} to {rows.max()}"
+        )
     return rows.astype(np.int64)

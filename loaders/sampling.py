@@ -61,6 +61,12 @@ class ClassSampler:
             self._fill(row, int(class_index))
         return drawn
 
+    def copy(self) -> "ClassSampler":
+        """Return another sampler at the same place, to look ahead without moving this one."""
+        twin = ClassSampler(self.class_sizes, self.seed)
+        twin.load_state_dict(self.state_dict())
+        return twin
+
     def state_dict(self) -> dict[str, IntArray]:
         """Return ``{"positions": int64 (num_classes,)}``, the number drawn so far per class."""
         return {"positions": self._positions.copy()}

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.loaders.betons import write_betons
+
 PREFIX = {"train": "train", "test": "t10k"}
 
 
@@ -71,3 +73,10 @@ def write_mnist(
         return images, labels
 
     return write
+
+
+@pytest.fixture(scope="session")
+def betons(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Packed files of every kind, see ``betons.py``; not to be changed."""
+    pytest.importorskip("ffcv")
+    return write_betons(tmp_path_factory.mktemp("betons"))
