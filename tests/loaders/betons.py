@@ -117,6 +117,6 @@ def describe(path: Path, *, store: str, class_sizes: tuple[int, ...], size: int)
         crc32=np.array(
             [zlib.crc32(content[a : a + n]) for a, n in stored_ranges(path)], dtype=np.uint32
         ),
-        source="the test",
+        root="the test",
         versions={},
     ).write(path)
