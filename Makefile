@@ -7,11 +7,12 @@ INSTALLED := .venv/.installed
 
 setup: $(INSTALLED)
 
-$(INSTALLED): setup.py pyproject.toml
+$(INSTALLED): setup.py pyproject.toml .ci/debian-packages .ci/ffcv
 	.ci/debian-packages $(PYTHON)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip setuptools
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[dev]'
+	.ci/ffcv $(BIN)/python
 	touch $@
 
 # goes on where an earlier demo was stopped; a finished one shows its table again
@@ -39,6 +40,7 @@ bench: $(INSTALLED)
 	mkdir -p benchmarks/results/cpu
 	$(BIN)/python -m pytest -W default benchmarks/bench_condense.py --benchmark-json=benchmarks/results/cpu/condense.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -W default benchmarks/bench_mmd.py --benchmark-json=benchmarks/results/cpu/mmd.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -W default benchmarks/bench_loaders.py --benchmark-json=benchmarks/results/cpu/loaders.json
 	$(BIN)/python -m benchmarks.report benchmarks/results/cpu/*.json
 
 # from a bare checkout: tests of the kernels, compiled, then the benchmarks; 8 minutes at most

@@ -11,6 +11,9 @@ condense = [
     "torchvision>=0.26",
     "tqdm>=4.66",
 ]
+# what FFCV 1.0.2 imports; `make setup` installs FFCV without its own list, whose opencv-python
+# links to libGL. distutils, which it imports, comes with setuptools from Python 3.12 on
+ffcv = ["numba>=0.61", "opencv-python-headless>=4.10", "setuptools>=77", *condense]
 dev = [
     "expecttest>=0.2",
     "hypothesis>=6.100",
@@ -19,6 +22,8 @@ dev = [
     "pytest-benchmark>=5.1",
     "pytest-xdist>=3.6",
     "ruff==0.14.6",
+    # its photographs, for images as ImageNet's
+    "scikit-image>=0.24",
     # the kernels are tested in its interpreter; torch for CPUs does not bring it
     "triton>=3.6; sys_platform == 'linux' and platform_machine == 'x86_64'",
     "vulture>=2.14",
@@ -37,5 +42,5 @@ setup(
     package_data={"m3d_fast": ["py.typed"], "m3d_fast.loaders": ["*.json"]},
     python_requires=">=3.11",
     install_requires=["torch>=2.11", "numpy>=1.26"],
-    extras_require={"condense": condense, "dev": condense + dev, "peers": peers},
+    extras_require={"condense": condense, "ffcv": ffcv, "dev": condense + dev, "peers": peers},
 )

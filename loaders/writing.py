@@ -33,6 +33,7 @@ FIELDS = ("image", "label")
 
 _CHUNK = 32  # images a worker takes at a time
 _PLAIN_SECONDS = 10.0  # between lines where there is no terminal
+_INTERRUPTIONS = {signal.SIGINT, signal.SIGTERM}
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 # read instead of an image that cannot be: what is written of this pass is thrown away
@@ -163,10 +164,13 @@ class _Writer(DatasetWriter):
             for _ in range(self.num_workers):
                 ours, theirs = _fork.Pipe(duplex=False)
                 process = _fork.Process(target=_work, args=(work_fn, shared, theirs, *extra))
+                # raised within what Python runs around a fork, an interruption would be lost
+                blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTIONS)
                 process.start()
+                workers.append((process, ours))
                 # closed before the next fork, so that a death is the end of this pipe
                 theirs.close()
-                workers.append((process, ours))
+                signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             self.finalize(self._results(workers, done))
         finally:
             for process, _ in workers:
@@ -210,6 +214,7 @@ def _work(work_fn: Any, shared: tuple[Any, ...], results: Connection, images: An
     # Ctrl-C reaches the whole process group; the parent ends this process
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTIONS)
     torch.set_num_threads(1)
     outbox = SimpleNamespace(put=lambda allocations: results.send((allocations, images.bad)))
     try:

@@ -1,7 +1,7 @@
 """Packing as users run it: real processes, FFCV's own writer and reader."""
 
 import io
-import json
+import logging
 import os
 import shutil
 import signal
@@ -10,7 +10,7 @@ import sys
 import time
 import zlib
 from collections import namedtuple
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -54,13 +54,34 @@ def root(whole: Path, tmp_path: Path) -> Path:
     return shutil.copytree(whole, tmp_path / "imagenet")
 
 
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    """A command sets up the process that it is alone in."""
+    handlers, on_signal = logging.getLogger().handlers[:], signal.getsignal(signal.SIGTERM)
+    level = logging.getLogger().level
+    yield
+    logging.getLogger().handlers[:] = handlers
+    logging.getLogger().setLevel(level)
+    signal.signal(signal.SIGTERM, on_signal)
+
+
 def files(root: Path) -> list[Path]:
     return [path for name in CLASSES for path in sorted((root / "train" / name).iterdir())]
 
 
-def run(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [*COMMAND, "--data-root", str(root), "--size", str(SIZE), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+Run = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Run:
+    """The command within this process, which has imported FFCV: exit status and stderr."""
+
+    def run(root: Path, *arguments: str) -> tuple[int, str]:
+        given = ["--dataset", "imagenette", "--data-root", str(root), "--size", str(SIZE)]
+        status = main([*given, "--workers", "1", *arguments])
+        return status, capfd.readouterr().err
+
+    return run
 
 
 def stored(path: Path) -> list[tuple[bytes, int, int, int]]:
@@ -99,12 +120,12 @@ def nothing_left(folder: Path) -> bool:
     return not any(folder.iterdir())
 
 
-def test_the_command_packs_the_very_pixels(root: Path) -> None:
-    result = run(root, "--workers", "2")
-    assert result.returncode == 0, result.stderr
+def test_the_command_packs_the_very_pixels(run: Run, root: Path) -> None:
+    status, message = run(root, "--workers", "2")
+    assert status == 0, message
     path = root / "m3d_fast" / "imagenette-train-32-raw.beton"
-    assert "packing 30 images of imagenette (train, 32 px, raw): 0.03 GB in" in result.stderr
-    assert f"packed 30 images into {path}" in result.stderr
+    assert "packing 30 images of imagenette (train, 32 px, raw): 0.03 GB in" in message
+    assert f"packed 30 images into {path}" in message
     packed = open_packed(path, dataset="imagenette", size=SIZE)
     assert packed.class_names == CLASSES
     assert packed.class_sizes == (3,) * 10
@@ -120,9 +141,9 @@ def test_the_command_packs_the_very_pixels(root: Path) -> None:
     assert sorted(file.name for file in path.parent.iterdir()) == [path.name, sidecar(path).name]
 
 
-def test_jpeg_stays_near_the_pixels(root: Path) -> None:
-    result = run(root, "--store", "jpeg:95", "--workers", "1")
-    assert result.returncode == 0, result.stderr
+def test_jpeg_stays_near_the_pixels(run: Run, root: Path) -> None:
+    status, message = run(root, "--store", "jpeg:95", "--workers", "1")
+    assert status == 0, message
     path = root / "m3d_fast" / "imagenette-train-32-jpeg95.beton"
     assert open_packed(path).store == "jpeg:95"
     for (content, *form), file in zip(stored(path), files(root), strict=True):
@@ -139,9 +160,9 @@ def test_the_quality_is_kept(root: Path) -> None:
     assert good.nbytes > 2 * bad.nbytes
 
 
-def test_original_keeps_the_bytes(root: Path) -> None:
-    result = run(root, "--store", "original")
-    assert result.returncode == 0, result.stderr
+def test_original_keeps_the_bytes(run: Run, root: Path) -> None:
+    status, message = run(root, "--store", "original")
+    assert status == 0, message
     images = stored(root / "m3d_fast" / "imagenette-train-32-original.beton")
     for number, ((content, *form), file) in enumerate(zip(images, files(root), strict=True)):
         assert form == [0, 45, 60]
@@ -154,37 +175,37 @@ def test_original_keeps_the_bytes(root: Path) -> None:
             assert content == file.read_bytes(), file
 
 
-def test_the_number_of_workers_changes_no_pixel(whole: Path, tmp_path: Path) -> None:
+def test_the_number_of_workers_changes_no_pixel(run: Run, whole: Path, tmp_path: Path) -> None:
     prints = []
     for workers in ("1", "3"):
         out = tmp_path / f"{workers}.beton"
-        assert run(whole, "--out", str(out), "--workers", workers).returncode == 0
+        assert run(whole, "--out", str(out), "--workers", workers)[0] == 0
         prints.append(open_packed(out).fingerprint)
     assert prints[0] == prints[1]
 
 
-def test_stop_names_all_damaged_files_and_writes_nothing(root: Path) -> None:
+def test_stop_names_all_damaged_files_and_writes_nothing(run: Run, root: Path) -> None:
     damaged = [files(root)[k] for k in (0, 13, 29)]
     for path in damaged:
         imagenet_like.truncate(path)
     damaged[1].write_bytes(b"")
-    result = run(root)
-    assert result.returncode == 2
+    status, message = run(root)
+    assert status == 2
     for path in damaged:
-        assert f"the image {path} cannot be decoded" in result.stderr
-    assert result.stderr.count("cannot be decoded") == 3
-    assert "3 of 30 images are damaged and listed above, nothing was written" in result.stderr
-    assert "Traceback" not in result.stderr
+        assert f"the image {path} cannot be decoded" in message
+    assert message.count("cannot be decoded") == 3
+    assert "3 of 30 images are damaged and listed above, nothing was written" in message
+    assert "Traceback" not in message
     assert nothing_left(root / "m3d_fast")
 
 
-def test_skip_leaves_them_out_and_says_so(root: Path) -> None:
+def test_skip_leaves_them_out_and_says_so(run: Run, root: Path) -> None:
     damaged = [files(root)[k] for k in (4, 29)]
     for path in damaged:
         imagenet_like.truncate(path)
-    result = run(root, "--on-bad-image", "skip")
-    assert result.returncode == 0, result.stderr
-    assert "leaving out 2 damaged images" in result.stderr
+    status, message = run(root, "--on-bad-image", "skip")
+    assert status == 0, message
+    assert "leaving out 2 damaged images" in message
     path = root / "m3d_fast" / "imagenette-train-32-raw.beton"
     packed = open_packed(path)
     assert packed.class_sizes == (3, 2, 3, 3, 3, 3, 3, 3, 3, 2)
@@ -195,12 +216,12 @@ def test_skip_leaves_them_out_and_says_so(root: Path) -> None:
         assert content == reference(file).tobytes()
 
 
-def test_a_class_of_damaged_files_alone(root: Path) -> None:
+def test_a_class_of_damaged_files_alone(run: Run, root: Path) -> None:
     for path in files(root)[3:6]:
         imagenet_like.truncate(path, 0.01)
-    result = run(root, "--on-bad-image", "skip")
-    assert result.returncode == 2
-    assert f"every image of class '{CLASSES[1]}' is damaged" in result.stderr
+    status, message = run(root, "--on-bad-image", "skip")
+    assert status == 2
+    assert f"every image of class '{CLASSES[1]}' is damaged" in message
     assert nothing_left(root / "m3d_fast")
 
 
@@ -254,24 +275,19 @@ def test_too_small_a_shared_memory_is_refused(root: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
-def test_a_disk_that_fills_up(root: Path, tmp_path: Path) -> None:
+def test_a_disk_that_fills_up(
+    run: Run, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(disk)])
     if mounted.returncode:
         pytest.skip("mounting is not allowed here")
-    lie = (
-        "import shutil, sys, collections; shutil.disk_usage = "
-        "lambda _: collections.namedtuple('U', 'free')(2**40); "
-        "from m3d_fast.loaders.pack import main; sys.exit(main())"
-    )
-    arguments = ["--dataset", "imagenette", "--data-root", str(root), "--size", str(SIZE)]
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: Usage(0, 0, 2**40))
     try:
-        out = disk / "x.beton"
-        command = [sys.executable, "-c", lie, *arguments, "--out", str(out), "--workers", "2"]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=60)
-        assert result.returncode == 2
-        assert "No space left" in result.stderr or "not hold what was written" in result.stderr
+        status, message = run(root, "--out", str(disk / "x.beton"), "--workers", "2")
+        assert status == 2
+        assert "No space left" in message or "not hold what was written" in message
         assert nothing_left(disk)
     finally:
         subprocess.run(["umount", str(disk)], check=True)
@@ -344,7 +360,9 @@ def test_interrupted_packing_leaves_nothing(many: Path, tmp_path: Path, number: 
     assert nothing_left(tmp_path)
 
 
-def test_killed_packing_leaves_nothing_that_opens(many: Path, whole: Path, tmp_path: Path) -> None:
+def test_killed_packing_leaves_nothing_that_opens(
+    run: Run, many: Path, whole: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "x.beton"
     process = started(many, out)
     workers = children(process.pid)
@@ -354,7 +372,7 @@ def test_killed_packing_leaves_nothing_that_opens(many: Path, whole: Path, tmp_p
     assert not out.exists()
     assert not sidecar(out).exists()
     # the next run clears up
-    assert run(whole, "--out", str(out)).returncode == 0
+    assert run(whole, "--out", str(out))[0] == 0
     assert sorted(file.name for file in tmp_path.iterdir()) == ["x.beton", "x.beton.json"]
 
 
@@ -369,12 +387,12 @@ def test_a_killed_worker_is_an_error_within_seconds(many: Path, tmp_path: Path) 
     assert nothing_left(tmp_path)
 
 
-def test_two_at_once_do_not_mix(many: Path, whole: Path, tmp_path: Path) -> None:
+def test_two_at_once_do_not_mix(run: Run, many: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "x.beton"
     process = started(many, out)
-    result = run(whole, "--out", str(out))
-    assert result.returncode == 2
-    assert f"another process is packing {out}" in result.stderr
+    status, message = run(whole, "--out", str(out))
+    assert status == 2
+    assert f"another process is packing {out}" in message
     assert process.poll() is None
     process.terminate()
     process.communicate(timeout=20)
@@ -392,10 +410,10 @@ def in_steps(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
 
 def test_a_death_between_file_and_sidecar_leaves_nothing_that_opens(
-    root: Path, in_steps: Callable[[str], None]
+    run: Run, root: Path, in_steps: Callable[[str], None]
 ) -> None:
     path = root / "m3d_fast" / "imagenette-train-32-raw.beton"
-    assert run(root).returncode == 0
+    assert run(root)[0] == 0
     open_packed(path)
     in_steps("m3d_fast.loaders.beton.Packed.write")
     with pytest.raises(KeyboardInterrupt):
@@ -439,29 +457,6 @@ def test_an_image_exchanged_meanwhile_is_noticed(
     monkeypatch.setattr(writing, "write_images", exchanging)
     with pytest.raises(DataError, match="changed while it was packed"):
         pack("imagenette", root, size=SIZE, workers=1)
-
-
-def test_ffcv_loads_what_was_packed(root: Path) -> None:
-    """With FFCV's own loader, in a process of its own: it starts threads that never end."""
-    assert run(root).returncode == 0
-    path = root / "m3d_fast" / "imagenette-train-32-raw.beton"
-    script = f"""
-import json
-from ffcv.loader import Loader, OrderOption
-from ffcv.fields.decoders import IntDecoder, SimpleRGBImageDecoder
-loader = Loader({str(path)!r}, batch_size=30, num_workers=1, order=OrderOption.SEQUENTIAL,
-    pipelines=dict(image=[SimpleRGBImageDecoder()], label=[IntDecoder()]))
-for images, labels in loader:
-    print(json.dumps([images.sum(axis=(1, 2, 3), dtype="i8").tolist(), labels.ravel().tolist()]))
-"""
-    environment = os.environ | {"NUMBA_THREADING_LAYER": "omp"}
-    command = [sys.executable, "-c", script]
-    result = subprocess.run(
-        command, capture_output=True, text=True, timeout=60, env=environment, check=True
-    )
-    sums, labels = json.loads(result.stdout)
-    assert sums == [int(reference(file).sum(dtype=np.int64)) for file in files(root)]
-    assert labels == [label for label in range(10) for _ in range(3)]
 
 
 def test_generated_files_are_as_large_as_those_of_imagenet(tmp_path: Path) -> None:
