@@ -4,7 +4,9 @@ import argparse
 import sys
 
 from .command_line import CallableModule, Parser, add_settings, run_command
-from .evaluation import EvaluateConfig, evaluate, table
+from .distributed import rank_of_process
+from .evaluation import EvaluateConfig, evaluate
+from .results import table
 
 sys.modules[__name__].__class__ = CallableModule
 
@@ -35,7 +37,8 @@ def command(arguments: argparse.Namespace) -> None:
     """Run one evaluation and print its table."""
     given = vars(arguments)
     content = evaluate(given.pop("run"), EvaluateConfig(**given))
-    sys.stdout.write(table(content) + "\n")
+    if rank_of_process() == 0:
+        sys.stdout.write(table(content) + "\n")
 
 
 def main() -> int:

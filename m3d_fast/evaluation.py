@@ -4,11 +4,10 @@ It is IDC's protocol (arXiv 2205.14959, used by M3D). Test images are touched he
 """
 
 import hashlib
-import logging
-import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +24,19 @@ from .config import (
     setting,
 )
 from .coreset import herding, initial_pixels, k_center, random_images
+from .distributed import Ranks, joined_ranks
 from .errors import UserError
-from .files import read_json, write_json
 from .loaders import RealImages, open_dataset
 from .networks import NETWORKS, build_network, check_network
 from .presets import Protocol, protocol_for
 from .progress import Progress
 from .randomness import derived_seed, generator
+from .results import Outcome, Results, Task
 from .run import RunFolder, environment
 from .synthetic import SyntheticSet, decode
 from .training import Trainer
 
-log = logging.getLogger("m3d_fast")
+Sets = Callable[[int], tuple[Tensor, Tensor]]  # the training set for each repeat
 
 BASELINES = ("random", "herding", "k-center")
 SELECTION = "last iterate; no test image was seen before this evaluation"
@@ -78,7 +78,8 @@ def evaluate(run: str | Path, config: EvaluateConfig | None = None) -> dict[str,
     """Train networks on the run's condensed set, its initialisation and baselines; test them.
 
     ``evaluation.json`` in the run folder is brought up to date after every network; networks it
-    already holds, under the same protocol, are not trained again.
+    already holds, under the same protocol, are not trained again. Under torchrun each rank trains
+    some of the networks; the results are those of one process.
 
     Args:
         run: the run folder.
@@ -90,39 +91,20 @@ def evaluate(run: str | Path, config: EvaluateConfig | None = None) -> dict[str,
 
     Raises:
         UserError, DataError: for settings, files or data that cannot be.
+        RankLost: if another rank of the job is gone.
     """
-    evaluation = _Evaluation(RunFolder(run), config or EvaluateConfig())
-    for method in evaluation.methods:
-        for network in evaluation.networks:
-            evaluation.complete(method, network)
-    return evaluation.content
-
-
-def table(content: dict[str, Any]) -> str:
-    """The results as text: test accuracy in percent, seconds to condense and to evaluate."""
-    rows = [("method", "network", "test accuracy (%)", "networks", "condense (s)", "evaluate (s)")]
-    for result in content["results"]:
-        condensed = result["method"] == content["method"]
-        rows.append(
-            (
-                result["method"],
-                result["network"],
-                _percent(result),
-                str(len(result["accuracies"])),
-                f"{content['condensation_seconds']:.0f}" if condensed else "",
-                f"{result['seconds']:.0f}",
-            )
-        )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
-    return "\n".join([lines[0], "  ".join("-" * w for w in widths), *lines[1:]])
+    folder = RunFolder(run)
+    with joined_ranks() as ranks, folder.lock:
+        ranks.agree(folder.load_config)  # is it a run folder?
+        ranks.lead(folder.lock.acquire)
+        evaluation = ranks.agree(lambda: _Evaluation(folder, config or EvaluateConfig(), ranks))
+        evaluation.complete()
+    return evaluation.results.content
 
 
 class _Evaluation:
-    def __init__(self, run: RunFolder, config: EvaluateConfig) -> None:
-        self.run, self.config = run, config
+    def __init__(self, run: RunFolder, config: EvaluateConfig, ranks: Ranks) -> None:
+        self.run, self.config, self.ranks = run, config, ranks
         self.settings = run.load_config()
         self.synthetic = SyntheticSet.load(run.synthetic_file)
         self.networks = _names(config.networks or self.settings.network)
@@ -132,15 +114,21 @@ class _Evaluation:
         for name in self.networks:
             check_network(name)
         self.methods = (*baselines, "initial", self.settings.method)
-        self.device = torch.device(resolve_device(config.device))
+        self.device = torch.device(ranks.device(resolve_device(config.device)))
         self.precision = config.precision or default_precision(str(self.device))
         check_name("precision", self.precision, PRECISIONS)
         self.size = self.synthetic.images.shape[-1]
         self.protocol = self._protocol()
-        self.train, self.test = self._open("train"), self._open("test")
+        self.test = self._open("test")
         self._check_data()
         self._trainers: dict[str, Trainer] = {}
-        self.content = self._begun()
+        self._made: tuple[str, str, Sets] | None = None  # the sets made last, and for what
+        self.results = Results(run.evaluation_file, self._described())
+
+    @cached_property
+    def train(self) -> RealImages:
+        """Training images: baselines and the initialisation need them, the condensed set not."""
+        return self._open("train")
 
     def _protocol(self) -> Protocol:
         decoded = self.synthetic.ipc * self.synthetic.factor**2
@@ -161,7 +149,7 @@ class _Evaluation:
         return open_dataset(name, root, split=split, size=self.size, device=device)
 
     def _check_data(self) -> None:
-        condensed, real = tuple(self.synthetic.class_names), self.train.class_names
+        condensed, real = tuple(self.synthetic.class_names), self.test.class_names
         if real != condensed:
             raise UserError(
                 f"the condensed set has {len(condensed)} classes ({', '.join(condensed[:3])}, ..); "
@@ -169,13 +157,13 @@ class _Evaluation:
                 f"give the --data-root the set was condensed from"
             )
 
-    def _begun(self) -> dict[str, Any]:
-        """What an earlier evaluation of the same set and protocol has already computed."""
-        digest = hashlib.sha256(self.run.synthetic_file.read_bytes()).hexdigest()
+    def _described(self) -> dict[str, Any]:
+        with self.run.synthetic_file.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
         protocol = asdict(self.protocol) | {"seed": self.config.seed, "precision": self.precision}
         del protocol["repeats"]
         protocol["milestones"] = list(protocol["milestones"])
-        content = {
+        return {
             "protocol": protocol,
             "selection": SELECTION,
             "dataset": self.settings.dataset,
@@ -186,49 +174,32 @@ class _Evaluation:
             "test_images": sum(self.test.class_sizes),
             "synthetic_sha256": digest,
             "environment": environment(),
-            "results": [],
         }
-        file = self.run.evaluation_file
-        if file.exists():
-            before = read_json(file)
-            same = all(before.get(k) == content[k] for k in ("protocol", "synthetic_sha256"))
-            if same:
-                content["results"] = before["results"]
-            else:
-                kept = _unused(file)
-                file.rename(kept)
-                log.info("an evaluation under another protocol is kept as %s", kept)
-        return content
 
-    def complete(self, method: str, network: str) -> None:
-        """Train the networks of this result that are still missing."""
-        result = self._result(method, network)
-        accuracies: list[float] = result["accuracies"]
-        missing = range(len(accuracies), self.protocol.repeats)
-        if not missing:
-            return
-        trainer = self._trainer(network)
-        make = self._sets(method, trainer)
-        for repeat in missing:
+    def complete(self) -> None:
+        """Train the networks that are still missing, one per rank at a time."""
+        ranks, results = self.ranks, self.results
+        ranks.lead(results.set_other_aside)
+        missing = results.missing(self.methods, self.networks, self.protocol.repeats)
+        for start in range(0, len(missing), ranks.size):
+            own = missing[start : start + ranks.size][ranks.rank :][:1]
+            trained = ranks.agree(partial(self._train, own))
+            outcomes = [outcome for part in ranks.gather(trained) for outcome in part]
+            for outcome in outcomes:
+                results.note(outcome)
+            ranks.lead(results.save)
+            results.log_completed(outcomes, self.protocol.repeats)
+
+    def _train(self, tasks: list[Task]) -> list[Outcome]:
+        outcomes = []
+        for task in tasks:
             start = time.perf_counter()
-            images, labels = make(repeat)
-            accuracies.append(
-                self._accuracy(trainer, images, labels, f"{method} {network}", repeat)
-            )
-            result["mean"] = statistics.fmean(accuracies)
-            result["std"] = statistics.stdev(accuracies) if len(accuracies) > 1 else None
-            result["seconds"] += time.perf_counter() - start
-            result["training_images"] = len(images)
-            write_json(self.run.evaluation_file, self.content)
-        log.info("%s, %s: test accuracy %s %%", method, network, _percent(result))
-
-    def _result(self, method: str, network: str) -> dict[str, Any]:
-        for result in self.content["results"]:
-            if (result["method"], result["network"]) == (method, network):
-                return result
-        empty = {"method": method, "network": network, "accuracies": [], "seconds": 0.0}
-        self.content["results"].append(empty)
-        return empty
+            trainer = self._trainer(task.network)
+            images, labels = self._sets(task.method, task.network)(task.repeat)
+            name = f"{task.method} {task.network}"
+            accuracy = self._accuracy(trainer, images, labels, name, task.repeat)
+            outcomes.append(Outcome(task, accuracy, time.perf_counter() - start, len(images)))
+        return outcomes
 
     def _trainer(self, name: str) -> Trainer:
         if name not in self._trainers:
@@ -253,8 +224,13 @@ class _Evaluation:
         decoded = len(self.synthetic.images) * self.synthetic.factor**2
         return decoded * self.protocol.epochs + sum(self.test.class_sizes)
 
-    def _sets(self, method: str, trainer: Trainer) -> Callable[[int], tuple[Tensor, Tensor]]:
-        """The training set of ``method`` for each repeat."""
+    def _sets(self, method: str, network: str) -> Sets:
+        """The training set of ``method`` for each repeat; choosing a coreset takes long."""
+        if self._made is None or self._made[:2] != (method, network):
+            self._made = method, network, self._make_sets(method, network)
+        return self._made[2]
+
+    def _make_sets(self, method: str, network: str) -> Sets:
         ipc, factor = self.synthetic.ipc, self.synthetic.factor
         if method == self.settings.method:
             fixed = self.synthetic.images.to(self.device).unflatten(0, (-1, ipc))
@@ -264,13 +240,9 @@ class _Evaluation:
             return lambda repeat: _labelled(decode(fixed, factor))
         if method == "random":
             # another choice for every network: the spread is that of the baseline
-            seed = self.config.seed
-            return lambda repeat: _labelled(
-                random_images(self.train, ipc, derived_seed(seed, "coreset", 1, repeat)).float()
-                / 255
-            )
+            return lambda repeat: _labelled(self._random(repeat))
         rule = {"herding": herding, "k-center": k_center}[method]
-        chosen = rule(self.train, ipc, self._extractor(trainer)).float() / 255
+        chosen = rule(self.train, ipc, self._extractor(self._trainer(network))).float() / 255
         return lambda repeat: _labelled(chosen)
 
     def _random(self, repeat: int) -> Tensor:
@@ -292,9 +264,7 @@ class _Evaluation:
             compile=False,
         )
         float_images, labels = _labelled(images.float() / 255)
-        with Progress(
-            "features for the coreset", EXTRACTOR_EPOCHS, images_per_step=len(labels)
-        ) as progress:
+        with self._progress("features for the coreset", EXTRACTOR_EPOCHS, images) as progress:
             extractor.fit(
                 float_images,
                 labels,
@@ -304,11 +274,14 @@ class _Evaluation:
             )
         return extractor.embed
 
+    def _progress(self, label: str, epochs: int, images: Tensor) -> Progress:
+        return Progress(label, epochs, images_per_step=len(images), bar=self.ranks.leads)
+
     def _accuracy(
         self, trainer: Trainer, images: Tensor, labels: Tensor, name: str, repeat: int
     ) -> float:
         seed, epochs = self.config.seed, self.protocol.epochs
-        with Progress(name, epochs, images_per_step=len(images)) as progress:
+        with self._progress(name, epochs, images) as progress:
             trainer.fit(
                 images,
                 labels,
@@ -328,18 +301,3 @@ def _labelled(images: Tensor) -> tuple[Tensor, Tensor]:
 
 def _names(joined: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in joined.split(",") if name.strip())
-
-
-def _unused(file: Path) -> Path:
-    def candidates() -> Iterator[Path]:
-        number = 1
-        while True:
-            yield file.with_name(f"{file.stem}-{number}{file.suffix}")
-            number += 1
-
-    return next(path for path in candidates() if not path.exists())
-
-
-def _percent(result: dict[str, Any]) -> str:
-    spread = "" if result["std"] is None else f" +- {100 * result['std']:.2f}"
-    return f"{100 * result['mean']:.2f}{spread}"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -109,6 +110,26 @@ def test_interrupted_ranks_save_and_one_process_goes_on(alone: Path, tmp_path: P
     name = "synthetic.safetensors"
     assert (out / name).read_bytes() == (alone / name).read_bytes()
     assert [path.name for path in out.glob("checkpoint*")] == ["checkpoint.safetensors"]
+
+
+def test_ranks_evaluate_to_the_accuracies_of_one_process(alone: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    shutil.copytree(alone, first)
+    shutil.copytree(alone, second)
+    flags = ("--repeats", "2", "--epochs", "3", "--baselines", "random,herding", "--device", "cpu")
+    done = run("evaluate", str(first), *flags)
+    assert done.returncode == 0, done.stderr
+    shared = run_ranks(3, "evaluate", str(second), *flags)
+    assert shared.returncode == 0, shared.stderr
+    kept = ("method", "network", "accuracies", "mean", "std", "training_images")
+    results = [
+        [{k: result[k] for k in kept} for result in json.loads(file.read_text())["results"]]
+        for file in (first / "evaluation.json", second / "evaluation.json")
+    ]
+    assert results[0] == results[1]
+    assert [len(result["accuracies"]) for result in results[0]] == [2] * 4
+    rows = [line.split()[0] for line in shared.stdout.splitlines()]
+    assert rows[2:] == ["random", "herding", "initial", "m3d"], "one table"
 
 
 def test_a_mistake_is_said_once(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ import torch
 from m3d_fast import CondenseConfig, EvaluateConfig, condense, evaluate
 from m3d_fast.coreset import herding, k_center, random_images
 from m3d_fast.errors import UserError
-from m3d_fast.evaluation import table
 from m3d_fast.loaders import open_dataset
 from m3d_fast.networks import build_network
 from m3d_fast.presets import Protocol, protocol_for
+from m3d_fast.results import table
 from m3d_fast.training import Trainer
 
 
@@ -251,12 +251,13 @@ def test_another_protocol_does_not_overwrite_an_evaluation(run: Path) -> None:
 
 def test_the_initialisation_is_the_one_the_run_started_from(run: Path) -> None:
     from m3d_fast.coreset import initial_pixels
+    from m3d_fast.distributed import Ranks
     from m3d_fast.evaluation import _Evaluation
     from m3d_fast.run import RunFolder
     from m3d_fast.synthetic import decode
 
-    evaluation = _Evaluation(RunFolder(run), quick())
-    images, labels = evaluation._sets("initial", evaluation._trainer("convnet3"))(0)
+    evaluation = _Evaluation(RunFolder(run), quick(), Ranks())
+    images, labels = evaluation._sets("initial", "convnet3")(0)
     config = CondenseConfig(dataset="digits", iterations=8, device="cpu").resolved()
     expected = decode(initial_pixels(open_dataset("digits"), config), 2).flatten(0, 1)
     assert torch.equal(images, expected)
