@@ -55,6 +55,7 @@ def steps() -> dict[str, peers.Step]:
         OURS: lambda x, y: mmd2_and_grad(x, y),  # type: ignore[dict-item, return-value]
         "loop over classes, one backward": loop,
         "loop over classes, a backward each": peers.each_class,
+        "loop over classes, indexing one tensor": peers.differentiated(peers.indexed_losses),
         "batched": batched,
         "batched, torch.compile": torch.compile(batched),
         "closed form in plain torch": peers.closed_form,
@@ -72,6 +73,7 @@ def test_value_and_gradient(shape, timed) -> None:
         assert_equal(step, real, synthetic, within=1e-6 if name == OURS else 1e-4)
         functions[name] = lambda step=step: step(real, synthetic)
     functions[f"{OURS}, gradient only"] = lambda: mmd2_and_grad(real, synthetic, value=False)
+    functions["matrix products alone"] = lambda: peers.products_alone(real, synthetic)
     torch.testing.assert_close(
         mmd2_and_grad(real, synthetic, value=False)[1], mmd2_and_grad(real, synthetic)[1]
     )

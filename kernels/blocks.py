@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +15,13 @@ HALF_ROWS = 128  # rows of a block that are still worth splitting symmetric tile
 KEPT_NUMBERS = 2**22  # centred blocks up to 16 MB are kept; beyond, centred again when used (1 %)
 
 
+class Stack(NamedTuple):
+    """Rows [x; y] once centred."""
+
+    points: Tensor  # (c, N + M, D)
+    squares: Tensor  # (c, N + M)
+
+
 @dataclass
 class Side:
     """One sample of some classes."""
@@ -22,14 +30,18 @@ class Side:
     bounds: list[slice]  # the rows of each block
     rows: Tensor | float  # how many count; a tensor is (c, 1, 1)
     mask: Tensor | None  # (c, n, 1), None when all rows count
-    origin: Tensor | None = None  # (c, 1, D)
+    anchor: Tensor | None = None  # (c, 1, D), a row; the origin is this and the mean
+    mean: Tensor | None = None  # (c, 1, D), of all rows less the anchor
     squares: Tensor | None = None  # (c, n), |row|^2 once centred
-    kept: list[Tensor] | None = None
+    kept: Tensor | None = None  # (c, n, D), centred
+    stack: Stack | None = None  # both samples, if kept as one
 
-    def less(self, origin: Tensor | None, i: int) -> Tensor:
-        """Rows of block i less the origin, in the accumulator's dtype; ignored rows are zero."""
+    def less_anchor(self, i: int) -> Tensor:
+        """Rows of block i less the anchor, in the accumulator's dtype; ignored rows are zero."""
         points = self.points[:, self.bounds[i]].to(accumulator_dtype(self.points.dtype))
-        points = points if origin is None else points - origin
+        if self.anchor is not None:
+            out = None if self.kept is None else self.kept[:, self.bounds[i]]
+            points = torch.sub(points, self.anchor, out=out)
         # not a product: ignored rows may hold NaN
         return points if self.mask is None else points.masked_fill(self.ignored(i), 0)
 
@@ -40,7 +52,16 @@ class Side:
 
     def block(self, i: int) -> Tensor:
         """Rows of block i, centred if the sample is."""
-        return self.less(self.origin, i) if self.kept is None else self.kept[i]
+        if self.kept is not None:
+            return self.kept[:, self.bounds[i]]
+        points = self.less_anchor(i)
+        return points if self.mean is None else self.centred(points, i)
+
+    def centred(self, points: Tensor, i: int) -> Tensor:
+        """Overwrite rows less the anchor."""
+        assert self.mean is not None
+        points -= self.mean
+        return points if self.mask is None else points.masked_fill_(self.ignored(i), 0)
 
 
 def row_bounds(rows: int, columns: int) -> list[slice]:
@@ -63,40 +84,45 @@ def side(points: Tensor, lengths: Tensor | None) -> Side:
     return Side(points, bounds, rows, mask[..., None])
 
 
-def centre(x: Side, y: Side) -> Tensor:
+def centre(x: Side, y: Side, room: Tensor | None = None) -> Tensor:
     """Move the origin of both to their common mean.
 
     The mean is that of differences to one row, so that equal rows become exactly zero.
 
+    Args:
+        x, y: samples of the same classes.
+        room: for the centred rows of both as one stack, (c or more, N + M, D), to be written over.
+
     Returns:
         The mean squared distance over pairs of distinct rows of both, (c, 1, 1); 1 if it is zero.
     """
+    c, n = x.points.shape[:2]
     anchor = x.points[:, :1].to(accumulator_dtype(x.points.dtype))
+    squares = anchor.new_empty(c, n + y.points.shape[1])
+    x.anchor = y.anchor = anchor
+    x.squares, y.squares = squares[:, :n], squares[:, n:]
+    if room is not None:
+        x.stack = y.stack = Stack(room[:c], squares)
+        x.kept, y.kept = room[:c, :n], room[:c, n:]
+    elif x.points.numel() + y.points.numel() <= KEPT_NUMBERS:
+        x.kept, y.kept = (anchor.new_empty(sample.points.shape) for sample in (x, y))
     total = torch.zeros_like(anchor)
     for sample in (x, y):
         for i in range(len(sample.bounds)):
-            total += sample.less(anchor, i).sum(-2, keepdim=True)
+            total += sample.less_anchor(i).sum(-2, keepdim=True)
     count = x.rows + y.rows
-    mean = total / count
-    origin = anchor + mean
-    numbers = len(x.points) * (x.points.shape[1] + y.points.shape[1]) * x.points.shape[2]
-    spread = sum(_measure(sample, origin, keep=numbers <= KEPT_NUMBERS) for sample in (x, y))
-    # the origin was rounded, which shows far from zero: take what it is off out of the spread
-    off = (anchor.double() + mean - origin).square().sum(-1, keepdim=True)
-    bandwidth = (2 * (spread - count * off) / (count - 1)).to(anchor.dtype)
+    x.mean = y.mean = total / count
+    spread = _measure(x) + _measure(y)
+    bandwidth = (2 * spread / (count - 1)).to(anchor.dtype)
     # zero only if all rows are equal: every distance is then zero, whatever divides it
     return bandwidth.masked_fill(bandwidth == 0, 1)
 
 
-def _measure(sample: Side, origin: Tensor, *, keep: bool) -> Tensor:
-    """Centre a sample; the sum of its squares, (c, 1, 1), float64."""
-    sample.origin = origin
-    sample.squares = origin.new_empty(sample.points.shape[:2])
-    kept = []
+def _measure(sample: Side) -> Tensor:
+    """Centre what is kept of a sample; the sum of its squares, (c, 1, 1), float64."""
+    assert sample.squares is not None
     for i, rows in enumerate(sample.bounds):
-        points = sample.less(origin, i)
+        points = sample.less_anchor(i) if sample.kept is None else sample.kept[:, rows]
+        points = sample.centred(points, i)
         sample.squares[:, rows] = torch.linalg.vecdot(points, points)
-        if keep:
-            kept.append(points)
-    sample.kept = kept if keep else None
     return sample.squares.sum(-1, dtype=torch.float64)[:, None, None]

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import blocks, checks, cpu, ops
+from . import blocks, checks, ops, tiles
 from .families import Gaussian, Kernel
 from .precision import full_float32
 from .reference import Rule, accumulator_dtype, given_bandwidth
@@ -114,7 +114,7 @@ def divided_mmd2(
     samples = [blocks.side(points[None], None) for points in (x, y)]
     width = None
     if rule.name != "polynomial":
-        width = blocks.centre(*samples)
+        width = blocks.centre(samples[0], samples[1])
     if rule.name == "linear":
         rule = Rule("polynomial", (1.0, 1.0, 0.0), False)
     elif rule.name == "gaussian":
@@ -124,8 +124,8 @@ def divided_mmd2(
             else given_bandwidth(bandwidth.reshape(1), accumulator_dtype(x.dtype))
         )
     sums = _Sums(members, len(x))
-    for tile in cpu.tiles_of(samples, [None, None], value=True):
-        k, _ = cpu.kernel_of(tile, rule, width, value=True, slope=False)
+    for tile in tiles.tiles_of(samples, [False, False], value=True):
+        k, _ = tiles.kernel_of(tile, rule, width, value=True, slope=False)
         assert k is not None
         sums.add(k[0], _rows(samples, tile.a, tile.i), _rows(samples, tile.b, tile.j))
     return sums.mmd2(len(x), len(y))

@@ -68,6 +68,39 @@ def test_each_result_alone(kernel, wanted, generator, small_tiles):
     assert_same(ours, compute(reference, x, y, kernel, **options), 1e-13)
 
 
+@pytest.mark.parametrize("value", [True, False], ids=["value", "gradient only"])
+@pytest.mark.parametrize("estimator", ["biased", "unbiased"])
+@pytest.mark.parametrize("kernel", [k for k in KERNELS if isinstance(k, Gaussian)], ids=repr)
+@pytest.mark.parametrize("together", [1, 2, 3])
+def test_few_rows_as_one_tile(kernel, estimator, value, together, generator, monkeypatch):
+    """A step of condensation, for classes one by one, two and one, and all at once."""
+    x, y = three_classes(generator, torch.float64)
+    monkeypatch.setattr(cpu, "CHUNK_NUMBERS", together * (50 + 33) * 21)
+    fits, taken = cpu._fits_whole, []
+    monkeypatch.setattr(cpu, "_fits_whole", lambda *sides: taken.append(fits(*sides)) or taken[-1])
+    options = {"value": value, "grad_y": True}
+    ours = compute(cpu, x, y, kernel, estimator, **options)
+    assert taken == [True]
+    assert_same(ours, compute(reference, x, y, kernel, estimator, **options), 1e-13)
+
+
+def test_a_row_is_no_distance_from_itself(generator):
+    """However narrow the kernel, which would see the rounding of the distances."""
+    value = compute(cpu, *three_classes(generator), Gaussian(bandwidth=1e-5), grad_y=True).value
+    expected = torch.full((3,), 5 * (1 / 50 + 1 / 33))
+    torch.testing.assert_close(value, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [(50, 1), (1, 33), (600, 100), (300, 129), (3000, 100)], ids=str)
+@pytest.mark.parametrize("columns", [15, 16])
+def test_gradient_alone_about_the_limits_of_one_tile(rows, columns, generator):
+    x, y = (torch.randn(n, columns, generator=generator) + 1 for n in rows)
+    ours = compute(cpu, x, y, Gaussian(), grad_y=True)
+    exact = compute(reference, x.double(), y.double(), Gaussian(), grad_y=True)
+    assert abs(ours.value.item() - exact.value.item()) < 5e-6
+    assert (ours.grad_y.double() - exact.grad_y).norm() < 2e-6 * exact.grad_y.norm()
+
+
 @pytest.mark.parametrize("mean", [0.0, 1000.0, 1e5])
 def test_tiles_are_as_accurate_as_the_whole(mean, generator, truth, small_tiles):
     x, y = (side + mean for side in three_classes(generator))
@@ -76,6 +109,9 @@ def test_tiles_are_as_accurate_as_the_whole(mean, generator, truth, small_tiles)
     truth.assert_value(ours.value, exact.value)
     truth.assert_gradient(ours.grad_x, exact.grad_x)
     truth.assert_gradient(ours.grad_y, exact.grad_y)
+    alone = compute(cpu, x, y, Gaussian(), grad_y=True)
+    truth.assert_value(alone.value, exact.value)
+    truth.assert_gradient(alone.grad_y, exact.grad_y)
 
 
 @pytest.mark.parametrize("columns", [10, 40])

@@ -113,9 +113,9 @@ def test_what_was_shown_is_kept_though_the_buffer_changes(generator):
     metric.update(buffer, real=True)
     metric.update(buffer, real=False)
     buffer.zero_()
-    assert metric.compute().item() == 0
+    assert abs(metric.compute().item()) < 1e-6
     metric.update(buffer, real=False)
-    assert metric.compute().item() > 0
+    assert metric.compute().item() > 1
 
 
 def test_no_graph_is_kept(generator):
