@@ -15,6 +15,7 @@ from .interruption import Interrupted, stop_signals
 from .loaders import RealImages, open_dataset
 from .metrics import Metrics
 from .pictures import save_pictures
+from .planning import Plan, refuse_what_cannot_fit
 from .progress import Progress
 from .randomness import derived_seed
 from .run import RunFolder, started_config
@@ -48,6 +49,7 @@ def condense(config: CondenseConfig, *, resume: bool = False) -> SyntheticSet:
         local = replace(settings, device=ranks.agree(lambda: ranks.device(settings.device)))
         real = ranks.first_one_then_all(lambda: _open(local))
         classes = ranks.agree(lambda: ranks.share(real.num_classes))
+        ranks.agree(lambda: refuse_what_cannot_fit(run, local, real, classes))
         condenser = ranks.agree(lambda: Condenser(local, real, classes))
         with run.lock:
             ranks.lead(lambda: run.start(settings, resume=resume))
@@ -79,6 +81,7 @@ def _run_loop(condenser: Condenser, run: RunFolder, ranks: Ranks) -> None:
     images = sum(ranks.gather(condenser.images_per_step))
     log.info(_summary(config, condenser, first, ranks))
     metrics = Metrics(run, ranks, real.class_names, first=first, images_per_step=images)
+    plan = Plan(condenser, run, ranks, first)
     progress = Progress("condense", total, done=first, images_per_step=images, bar=ranks.leads)
     writer = CheckpointWriter(
         run.checkpoints, condenser.classes, real.num_classes, config.checkpoint_every
@@ -87,7 +90,9 @@ def _run_loop(condenser: Condenser, run: RunFolder, ranks: Ranks) -> None:
         for iteration in range(first, total):
             done = iteration + 1
             # the value costs work that a gradient does not need
-            metrics.add(condenser.step(iteration, value=_shown(config, done)))
+            step = condenser.step(iteration, value=_shown(config, done))
+            metrics.add(step)
+            plan.observe(done, step)
             stop = ranks.any(stopped())
             last = stop or done == total
             tick = last or done % config.log_every == 0
