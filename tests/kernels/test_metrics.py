@@ -115,7 +115,7 @@ def test_what_was_shown_is_kept_though_the_buffer_changes(generator):
     buffer.zero_()
     assert abs(metric.compute().item()) < 1e-6
     metric.update(buffer, real=False)
-    assert metric.compute().item() > 1
+    assert metric.compute().item() > 1e-3
 
 
 def test_no_graph_is_kept(generator):
