@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -153,9 +154,10 @@ class CheckpointWriter:
         self._checkpoints, self._classes, self._total = checkpoints, classes, total
         self.every = every
         self._thread = ThreadPoolExecutor(1, "checkpoint")
-        self._writing: Future[None] | None = None
+        self._writing: Future[float] | None = None
         self._host: dict[str, Tensor] | None = None
-        self._last, self.held_up = time.monotonic(), 0.0  # seconds the last one took from the loop
+        self._last = time.monotonic()
+        self.cost = 0.0  # seconds the last one kept the loop waiting, or a core busy
 
     def is_time(self) -> bool:
         """Whether a checkpoint now would cost little enough, and nothing is in writing.
@@ -165,7 +167,7 @@ class CheckpointWriter:
         """
         if self._busy():
             return False
-        apart = max(SECONDS_APART, self.held_up / SHARE_OF_TIME)
+        apart = max(SECONDS_APART, self.cost / SHARE_OF_TIME)
         return time.monotonic() - self._last >= apart
 
     def save(self, state: Mapping[str, Tensor], iteration: int) -> None:
@@ -179,11 +181,11 @@ class CheckpointWriter:
         where = iteration, self._classes, self._total
         if self._fits(state):
             copy = self._copy(state)
-            self._writing = self._thread.submit(self._checkpoints.save, copy, *where)
+            self._writing = self._thread.submit(self._write, copy, *where)
         else:
             self._checkpoints.save(state, *where)
         self._last = time.monotonic()
-        self.held_up = self._last - start
+        self.cost = self._last - start
 
     def wait(self) -> None:
         """Return when nothing is in writing.
@@ -193,7 +195,13 @@ class CheckpointWriter:
         """
         if self._writing is not None:
             writing, self._writing = self._writing, None
-            writing.result()
+            self.cost += writing.result()
+
+    def _write(self, state: Mapping[str, Tensor], *where: Any) -> float:
+        """Write a copy of the state; returns the seconds of a core it took."""
+        start = time.thread_time()
+        self._checkpoints.save(state, *where)
+        return time.thread_time() - start
 
     def _busy(self) -> bool:
         if self._writing is not None and self._writing.done():

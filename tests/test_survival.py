@@ -215,11 +215,14 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Pat
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.safetensors"]
 
 
-def test_what_is_written_is_the_state_when_it_was_saved(tmp_path: Path) -> None:
+def test_what_is_written_is_the_state_when_it_was_saved(tmp_path: Path, monkeypatch) -> None:
     checkpoints, moving = Checkpoints(tmp_path), state(1.0)
+    save, moved = Checkpoints.save, threading.Event()
+    monkeypatch.setattr(Checkpoints, "save", lambda *given: moved.wait(10) and save(*given))
     with CheckpointWriter(checkpoints, range(4), 4, None) as writer:
         writer.save(moving, 1)
         moving["pixels"].zero_()
+        moved.set()
     tensors, iteration = checkpoints.load(range(4)) or ({}, 0)
     assert iteration == 1
     assert all(torch.equal(tensors[name], value) for name, value in state(1.0).items())
@@ -241,7 +244,7 @@ def test_checkpoints_pace_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyP
     release.set()
     writer.wait()
     assert writer.is_time()
-    writer.held_up = 2.0
+    writer.cost = 2.0
     assert not writer.is_time()
     now[0] += 170
     assert writer.is_time()
