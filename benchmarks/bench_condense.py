@@ -25,7 +25,9 @@ from m3d_fast.synthetic import decode
 Open = Callable[[], RealImages]
 
 
-def generated(classes: int, per_class: int, channels: int, size: int) -> RealImages:
+def generated(
+    classes: int, per_class: int, channels: int, size: int, device: str = "cpu"
+) -> RealImages:
     """Random blocks of 4 px, in memory: speed does not depend on what images show."""
     rng = np.random.default_rng(0)
     shape = (classes * per_class, channels, size // 4, size // 4)
@@ -34,7 +36,7 @@ def generated(classes: int, per_class: int, channels: int, size: int) -> RealIma
     labels = np.arange(classes).repeat(per_class)
     names = tuple(f"{c:04d}" for c in range(classes))
     data = LabelledImages(images, labels, names, "generated images")
-    return MemoryImages(data, mean=(0.5,) * channels, std=(0.25,) * channels)
+    return MemoryImages(data, mean=(0.5,) * channels, std=(0.25,) * channels, device=device)
 
 
 def settings(precision: str, compile: bool, **given) -> ResolvedConfig:

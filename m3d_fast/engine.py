@@ -16,6 +16,7 @@ from .loaders import RealImages, open_dataset
 from .metrics import Metrics
 from .pictures import save_pictures
 from .planning import Plan, refuse_what_cannot_fit
+from .profiling import profiled
 from .progress import Progress
 from .randomness import derived_seed
 from .run import RunFolder, started_config
@@ -86,13 +87,22 @@ def _run_loop(condenser: Condenser, run: RunFolder, ranks: Ranks) -> None:
     writer = CheckpointWriter(
         run.checkpoints, condenser.classes, real.num_classes, config.checkpoint_every
     )
-    with stop_signals(patient=ranks.size > 1) as stopped, writer, condenser, metrics, progress:
+    profiling = profiled(run.path, config.profile and ranks.leads)
+    with (
+        stop_signals(patient=ranks.size > 1) as stopped,
+        writer,
+        condenser,
+        metrics,
+        progress,
+        profiling as iteration_done,
+    ):
         for iteration in range(first, total):
             done = iteration + 1
             # the value costs work that a gradient does not need
             step = condenser.step(iteration, value=_shown(config, done))
             metrics.add(step)
             plan.observe(done, step)
+            iteration_done()
             stop = ranks.any(stopped())
             last = stop or done == total
             tick = last or done % config.log_every == 0
