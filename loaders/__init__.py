@@ -1,15 +1,18 @@
 """Real images, served class by class."""
 
-from .catalog import dataset_info, image_side, open_dataset
+from .catalog import CACHES, image_side, open_dataset
+from .choose import LOADERS
 from .errors import DataError
 from .memory import MemoryImages
 from .protocol import RealImages
-from .registry import DATASETS
+from .registry import DATASETS, dataset_info
 from .sampling import ClassSampler
 from .subsets import file_name
 
 __all__ = [
+    "CACHES",
     "DATASETS",
+    "LOADERS",
     "ClassSampler",
     "DataError",
     "MemoryImages",

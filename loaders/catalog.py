@@ -1,32 +1,34 @@
 """How is a data set opened by its name?"""
 
-import difflib
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast, get_args
 
-import numpy as np
 import torch
 
-from .decode import decode
+from .choose import LOADERS, choose_back_end
 from .digits import read_digits
 from .errors import DataError
-from .imagenet import imagenet_tree, tinyimagenet_tree
 from .labelled import LabelledImages
 from .memory import MemoryImages
 from .mnist import read_mnist
 from .protocol import RealImages
-from .registry import DATASETS, DatasetInfo
+from .registry import dataset_info
+from .resident import Cache
 from .resize import resized
 from .room import refuse_without_room
-from .subsets import CUSTOM, subset_classes
+from .streamed import StreamedImages
 from .through_torchvision import read_cifar, read_svhn
-from .trees import ImageTree, folder_tree
 
 log = logging.getLogger("m3d_fast")
 
+CACHES: tuple[str, ...] = get_args(Cache)
+
 _SMALLEST_SIDE = 8
+_IMAGE_FILES = ("folder", "imagenet", "tinyimagenet")  # kinds
 
 
 def open_dataset(
@@ -37,27 +39,54 @@ def open_dataset(
     device: str | torch.device = "cpu",
     *,
     seed: int = 0,
+    cache: str = "auto",
+    loader: str = "auto",
+    workers: int | None = None,
+    classes: Sequence[int] | None = None,
 ) -> RealImages:
-    """Open one split of a data set, resident on the device.
+    """Open one split of a data set.
+
+    Sets of image files are read through FFCV from a packed file, which is made first where there
+    is none, or decoded by worker processes; see ``choose_back_end``. The other sets are small and
+    live on the device.
 
     Args:
-        name: a key of ``DATASETS``.
-        root: the data set's folder; None where it is bundled, packaged or downloaded.
+        name: a key of ``DATASETS``, or "custom:FILE" for the classes of ImageNet listed in FILE.
+        root: the data set's folder, or a packed ``.beton`` file; None where it is bundled,
+            packaged or downloaded.
         split: "train" or "test".
         size: side of the square images in pixels, at least 8; None for the set's own.
         device: where the images are served.
         seed: of the class-wise sampling.
+        cache: where decoded images are kept: "device", "host", "none", or "auto" by free memory.
+        loader: how image files are read: "ffcv", "folder" or "auto".
+        workers: threads or processes that decode; None for one per core.
+        classes: those that will be drawn from, for which alone room is taken; None for all.
 
     Raises:
-        DataError: if the name, split or size is wrong, or the data are missing, damaged or too
+        DataError: if a name, split or size is wrong, or the data are missing, damaged or too
             large.
     """
-    info = dataset_info(name)
-    if split not in ("train", "test"):
-        raise DataError(f"the split is 'train' or 'test', got '{split}'")
-    target = _device(device)
+    info, side = dataset_info(name), image_side(name, size)
+    _check_choice("split", split, ("train", "test"))
+    _check_choice("cache", cache, CACHES)
+    _check_choice("loader", loader, LOADERS)
+    target, folder = _device(device), None if root is None else Path(root).expanduser()
     try:
-        data = _read(name, _root(root), split, image_side(name, size), target)
+        if info.kind in _IMAGE_FILES:
+            back_end = choose_back_end(name, folder, split, side, loader=loader, workers=workers)
+            return StreamedImages(
+                back_end,
+                mean=info.mean,
+                std=info.std,
+                device=target,
+                seed=seed,
+                cache=cast(Cache, cache),
+                classes=classes,
+            )
+        if loader != "auto" or cache in ("host", "none"):
+            raise DataError(f"{name} is small and lives on the device: leave out --loader, --cache")
+        data = _read(name, folder, split, side, target)
     except ModuleNotFoundError as missing:
         raise DataError(
             f"{name} needs the Python package {missing.name}: pip install 'm3d_fast[condense]'"
@@ -74,23 +103,6 @@ def open_dataset(
         images.device,
     )
     return images
-
-
-def dataset_info(name: str) -> DatasetInfo:
-    """What is known of a data set before it is opened.
-
-    Raises:
-        DataError: for a name that is not known, with the nearest ones.
-    """
-    if name.startswith(CUSTOM):
-        title = f"ImageNet: the classes of {name.removeprefix(CUSTOM)}"
-        count = len(subset_classes(name))
-        return replace(DATASETS["imagenet1k"], title=title, num_classes=count)
-    if name not in DATASETS:
-        near = difflib.get_close_matches(name.lower(), DATASETS, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(DATASETS)}"
-        raise DataError(f"unknown data set '{name}': {hint}")
-    return DATASETS[name]
 
 
 def image_side(name: str, size: int | None) -> int:
@@ -114,18 +126,17 @@ def _device(device: str | torch.device) -> torch.device:
     return target
 
 
-def _root(root: str | os.PathLike[str] | None) -> Path | None:
-    if root is None:
-        return None
-    folder = Path(root).expanduser()
-    if folder.is_file():
-        raise DataError(f"the data root must be a folder, {folder} is a file")
-    return folder
+def _check_choice(what: str, given: str, known: Sequence[str]) -> None:
+    if given not in known:
+        listed = " or ".join(f"'{choice}'" for choice in known)
+        raise DataError(f"the {what} is {listed}, got '{given}'")
 
 
 def _read(
     name: str, root: Path | None, split: str, side: int, device: torch.device
 ) -> LabelledImages:
+    if root is not None and root.is_file():
+        raise DataError(f"the data root of {name} must be a folder, {root} is a file")
     match dataset_info(name).kind:
         case "idx":
             return _at_side(name, read_mnist(name, root, split), side, device)
@@ -135,43 +146,9 @@ def _read(
             return _at_side(name, read_svhn(root, split), side, device)
         case "digits":
             return _at_side(name, read_digits(split), side, device)
-        case "folder" | "imagenet" | "tinyimagenet":
-            return _decoded(name, image_tree(name, root, split), side, device)
-
-
-def image_tree(name: str, root: Path | None, split: str) -> ImageTree:
-    """List the image files of a data set that comes as such.
-
-    Args:
-        name: "folder", "tinyimagenet", "imagenet1k", a subset of it, or "custom:FILE".
-        root: the data set's folder.
-        split: "train" or "test".
-
-    Raises:
-        DataError: if the name is of another kind, or folders or images are missing.
-    """
-    match dataset_info(name).kind:
-        case "folder":
-            return folder_tree(root, split)
-        case "imagenet":
-            return imagenet_tree(name, root, split)
-        case "tinyimagenet":
-            return tinyimagenet_tree(root, split)
-    raise DataError(f"{name} does not come as image files")
+    raise AssertionError(f"{name} comes as image files")
 
 
 def _at_side(name: str, data: LabelledImages, side: int, device: torch.device) -> LabelledImages:
     refuse_without_room(name, (*data.images.shape[:2], side, side), device)
     return replace(data, images=resized(data.images, side))
-
-
-def _decoded(name: str, tree: ImageTree, side: int, device: torch.device) -> LabelledImages:
-    counts = [len(members) for members in tree.files.values()]
-    refuse_without_room(name, (sum(counts), 3, side, side), device)
-    paths = [path for members in tree.files.values() for path in members]
-    return LabelledImages(
-        decode(paths, side, device),
-        np.repeat(np.arange(len(counts)), counts),
-        tuple(tree.files),
-        str(tree.folder),
-    )

@@ -7,7 +7,9 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from types import ModuleType
@@ -29,7 +31,7 @@ log = logging.getLogger("m3d_fast")
 _PIECE = 32
 _PIECES_AHEAD = 2  # per worker
 
-# a plan that ends within so many images is decoded by the reader: starting workers takes longer
+# a plan that ends within so many images is decoded in threads: starting processes takes longer
 _SHORT = 256
 
 # workers are forks of a server that has imported these: 25 ms each instead of 2 s
@@ -45,7 +47,8 @@ class FolderImages:
     Args:
         tree: files by class.
         size: side of the images in pixels.
-        workers: processes that decode; 0 for none, the reader decodes; None for every core.
+        workers: processes that decode; 0 for none, then threads of this one do, while the reader
+            waits; None for every core.
 
     Raises:
         DataError: if ``workers`` is negative.
@@ -98,10 +101,10 @@ class FolderImages:
                 piece = next(pieces)
             except StopIteration:
                 return
-            # a worker that was killed, or what torch raises for it
-            except RuntimeError as cause:
+            # RuntimeError: torch found a worker dead; the others: it died handing images over
+            except (RuntimeError, EOFError, OSError) as cause:
                 raise DataError(
-                    f"a process decoding images of {self.source} ended ({cause}): it may have "
+                    f"a process decoding images of {self.source} ended ({cause!r}): it may have "
                     "been out of memory; go on with fewer --workers"
                 ) from cause
             if isinstance(piece, DataError):
@@ -134,7 +137,7 @@ def _decoded(paths: Iterator[list[Path]], size: int, workers: int) -> Iterator[A
     if context is not None:
         context.set_forkserver_preload(_PRELOADED)
     loader: DataLoader[Any] = DataLoader(
-        _Files(size, shared=workers > 0),
+        _Files(size, in_worker=workers > 0),
         batch_sampler=paths,
         num_workers=workers,
         collate_fn=_as_it_is,
@@ -151,23 +154,25 @@ def _decoded(paths: Iterator[list[Path]], size: int, workers: int) -> Iterator[A
 class _Files(Dataset[Any]):
     """Lists of files as one uint8 tensor ``(n, 3, size, size)`` each."""
 
-    def __init__(self, size: int, *, shared: bool) -> None:
-        self.size, self.shared = size, shared
+    def __init__(self, size: int, *, in_worker: bool) -> None:
+        self.size, self.in_worker = size, in_worker
 
     def __getitems__(self, paths: list[Path]) -> Tensor | DataError:
         shape = (len(paths), 3, self.size, self.size)
         try:
             images = torch.empty(shape, dtype=torch.uint8)
             # by the queue's own thread a failure here would be lost, and waited for without end
-            if self.shared:
+            if self.in_worker:
                 images.share_memory_()
         except RuntimeError as cause:
             return DataError(f"no (shared) memory for {len(paths)} images: {cause}")
-        for target, path in zip(images, paths, strict=True):
-            try:
-                target.copy_(decode_image(path, size=self.size))
-            except DataError as error:
-                return error
+        decode_one = partial(decode_image, size=self.size)
+        try:
+            with ThreadPoolExecutor(1 if self.in_worker else usable_cores()) as pool:
+                for target, image in zip(images, pool.map(decode_one, paths), strict=True):
+                    target.copy_(image)
+        except DataError as error:
+            return error
         return images
 
 

@@ -16,10 +16,11 @@ from typing import Any, NoReturn
 import numpy as np
 
 from .beton import Packed, default_file, index_checksum, sidecar, sync_folder
-from .catalog import image_side, image_tree
+from .catalog import image_side
 from .decode import usable_cores
 from .disk import largest_image, refuse_without_disk
 from .errors import DataError
+from .layouts import image_tree
 from .storing import quality
 from .subsets import file_name
 from .trees import ClassFiles, ImageTree

@@ -1,7 +1,11 @@
 """Which data sets are there, and what is known of each before it is opened?"""
 
-from dataclasses import dataclass
+import difflib
+from dataclasses import dataclass, replace
 from typing import Literal
+
+from .errors import DataError
+from .subsets import CUSTOM, subset_classes
 
 Kind = Literal["idx", "cifar", "svhn", "digits", "folder", "imagenet", "tinyimagenet"]
 
@@ -117,3 +121,20 @@ DATASETS: dict[str, DatasetInfo] = {
         flips=True,
     ),
 }
+
+
+def dataset_info(name: str) -> DatasetInfo:
+    """What is known of a data set before it is opened.
+
+    Raises:
+        DataError: for a name that is not known, with the nearest ones.
+    """
+    if name.startswith(CUSTOM):
+        title = f"ImageNet: the classes of {name.removeprefix(CUSTOM)}"
+        count = len(subset_classes(name))
+        return replace(DATASETS["imagenet1k"], title=title, num_classes=count)
+    if name not in DATASETS:
+        near = difflib.get_close_matches(name.lower(), DATASETS, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(DATASETS)}"
+        raise DataError(f"unknown data set '{name}': {hint}")
+    return DATASETS[name]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from .errors import DataError
 
-_SPLIT_FOLDERS = ("train", "test", "val")
+# beside class folders that lie in ROOT itself; the last is where packed files are put
+_NO_CLASSES = ("train", "test", "val", "m3d_fast")
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 
 
@@ -60,7 +61,7 @@ def folder_tree(root: Path | None, split: str) -> ImageTree:
     root = existing(root, "folder")
     train = root / "train" if (root / "train").is_dir() else root
     # with the classes in ROOT itself, the folder of the other split stands beside them
-    classes = _class_folders(train, ignored=_SPLIT_FOLDERS if train == root else ())
+    classes = _class_folders(train, ignored=_NO_CLASSES if train == root else ())
     if len(classes) < 2:
         found = f"only the class '{classes[0]}'" if classes else "no class folder"
         raise DataError(

@@ -13,7 +13,7 @@ import torch
 
 from .augment import parse_strategy
 from .errors import UserError
-from .loaders import DATASETS, dataset_info, file_name, image_side
+from .loaders import CACHES, DATASETS, LOADERS, dataset_info, file_name, image_side
 from .methods import METHODS
 from .networks import CONDENSING, build_network, check_network
 from .presets import network_for, preset_for
@@ -67,6 +67,23 @@ class CondenseConfig:
     data_root: str | None = setting(None, "data", "DIR", "folder that holds the data set")
     size: int | None = setting(
         None, "data", "PIXELS", "side of the images (the data set's own; folder has none)"
+    )
+    loader: str | None = setting(
+        None,
+        "data",
+        "NAME",
+        "image files through ffcv (packed once), folder (worker processes) or auto",
+        usual="auto",
+    )
+    cache: str | None = setting(
+        None,
+        "data",
+        "NAME",
+        "where decoded images are kept: auto, device, host or none",
+        usual="auto",
+    )
+    workers: int | None = setting(
+        None, "data", "N", "threads or processes that decode images [one per core]"
     )
     ipc: int | None = setting(None, "method", "N", "synthetic images per class", usual=1)
     method: str | None = setting(
@@ -156,6 +173,8 @@ class CondenseConfig:
         check_name("method", method, METHODS)
         check_name("init", usual["init"], INITS)
         check_positive("ipc", ipc)
+        check_name("loader", usual["loader"], LOADERS)
+        check_name("cache", usual["cache"], CACHES)
         size = image_side(dataset, self.size)
         device = resolve_device(self.device)
         defaults = asdict(preset_for(dataset, size, ipc)) | {
@@ -195,11 +214,13 @@ class CondenseConfig:
 class ResolvedConfig(CondenseConfig):
     """Complete, checked settings, as :meth:`CondenseConfig.resolved` makes them.
 
-    None remains where the run decides as it goes: ``data_root``, ``class_chunk``,
+    None remains where the run decides as it goes: ``data_root``, ``workers``, ``class_chunk``,
     ``checkpoint_every``.
     """
 
     dataset: str
+    loader: str
+    cache: str
     ipc: int
     method: str
     init: str
@@ -225,7 +246,7 @@ class ResolvedConfig(CondenseConfig):
         """Raise UserError for a setting that cannot be."""
         for name in ("iterations", "real_batch", "ipm", "log_every", "lr_img"):
             check_positive(name, getattr(self, name))
-        for name in ("class_chunk", "checkpoint_every"):
+        for name in ("class_chunk", "checkpoint_every", "workers"):
             if getattr(self, name) is not None:
                 check_positive(name, getattr(self, name))
         if not 0 <= self.momentum < 1:

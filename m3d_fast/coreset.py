@@ -1,6 +1,6 @@
 """Real images chosen from each class: random, herding, k-center; baselines and initialisation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from .config import ResolvedConfig
-from .embedding import in_pieces
 from .errors import UserError
 from .loaders import ClassSampler, RealImages
 from .randomness import derived_seed, generator
@@ -92,13 +91,23 @@ def _select(
             f"a coreset of {per_class} images per class was asked for, but the smallest class has "
             f"{min(real.class_sizes)}"
         )
-    chosen = []
-    for c, size in enumerate(real.class_sizes):
-        images = real.take(c, np.arange(size))
+    chosen = [rule(embedded, per_class) for embedded in _embedded_classes(real, features)]
+    return torch.stack([real.take(c, indices) for c, indices in enumerate(chosen)])
+
+
+def _embedded_classes(real: RealImages, features: Features) -> Iterator[Tensor]:
+    """Features ``(n, D)`` of each class in turn, in one pass over the set; images are not kept."""
+    sizes = iter(real.class_sizes)
+    missing, pieces = next(sizes), list[Tensor]()
+    for images, _ in real.ordered(FEATURE_PIECE):
         with torch.no_grad():
-            embedded = in_pieces(features, images, FEATURE_PIECE)
-        chosen.append(images[rule(embedded, per_class)])
-    return torch.stack(chosen)
+            embedded = features(images)
+        while len(embedded) >= missing > 0:
+            yield torch.cat([*pieces, embedded[:missing]])
+            embedded, pieces = embedded[missing:], []
+            missing = next(sizes, 0)
+        pieces.append(embedded)
+        missing -= len(embedded)
 
 
 def _herd(features: Tensor, count: int) -> list[int]:

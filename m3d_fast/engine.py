@@ -67,6 +67,9 @@ def _open(config: ResolvedConfig) -> RealImages:
         size=config.size,
         device=config.device,
         seed=derived_seed(config.seed, "sampling"),
+        loader=config.loader,
+        cache=config.cache,
+        workers=config.workers,
     )
     smallest = min(real.class_sizes)
     if config.ipc > smallest:

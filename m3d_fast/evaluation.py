@@ -4,6 +4,7 @@ It is IDC's protocol (arXiv 2205.14959, used by M3D). Test images are touched he
 """
 
 import hashlib
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -26,7 +27,7 @@ from .config import (
 from .coreset import herding, initial_pixels, k_center, random_images
 from .distributed import Ranks, joined_ranks
 from .errors import UserError
-from .loaders import RealImages, open_dataset
+from .loaders import CACHES, LOADERS, RealImages, open_dataset
 from .networks import NETWORKS, build_network, check_network
 from .presets import Protocol, protocol_for
 from .progress import Progress
@@ -42,8 +43,9 @@ BASELINES = ("random", "herding", "k-center")
 SELECTION = "last iterate; no test image was seen before this evaluation"
 
 # the network whose features herding and k-center use is trained on so many images of each class,
-# for so many epochs
+# for so many epochs; fewer where all of them, as float32, would take more memory than this
 EXTRACTOR_IMAGES, EXTRACTOR_EPOCHS = 500, 5
+EXTRACTOR_BYTES = 8e9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +68,15 @@ class EvaluateConfig:
     seed: int = setting(0, "run", "N", "one seed gives one result on one machine")
     data_root: str | None = setting(
         None, "run", "DIR", "folder that holds the data set [the run's]"
+    )
+    loader: str | None = setting(
+        None, "run", "NAME", "image files through ffcv, folder or auto [the run's]"
+    )
+    cache: str | None = setting(
+        None, "run", "NAME", "images kept in memory: auto, device, host or none [the run's]"
+    )
+    workers: int | None = setting(
+        None, "run", "N", "threads or processes that decode images [the run's]"
     )
     device: str | None = setting(None, "run", "NAME", "cuda, cuda:N or cpu [cuda if there is one]")
     precision: str | None = setting(
@@ -117,6 +128,10 @@ class _Evaluation:
         self.device = torch.device(ranks.device(resolve_device(config.device)))
         self.precision = config.precision or default_precision(str(self.device))
         check_name("precision", self.precision, PRECISIONS)
+        check_name("loader", config.loader or self.settings.loader, LOADERS)
+        check_name("cache", config.cache or self.settings.cache, CACHES)
+        if config.workers is not None:
+            check_positive("workers", config.workers)
         self.size = self.synthetic.images.shape[-1]
         self.protocol = self._protocol()
         self.test = self._open("test")
@@ -144,9 +159,17 @@ class _Evaluation:
         return protocol
 
     def _open(self, split: str) -> RealImages:
-        root = self.config.data_root or self.settings.data_root
-        name, device = self.settings.dataset, self.device
-        return open_dataset(name, root, split=split, size=self.size, device=device)
+        config, run = self.config, self.settings
+        return open_dataset(
+            run.dataset,
+            config.data_root or run.data_root,
+            split=split,
+            size=self.size,
+            device=self.device,
+            loader=config.loader or run.loader,
+            cache=config.cache or run.cache,
+            workers=config.workers or run.workers,
+        )
 
     def _check_data(self) -> None:
         condensed, real = tuple(self.synthetic.class_names), self.test.class_names
@@ -252,7 +275,9 @@ class _Evaluation:
     def _extractor(self, trainer: Trainer) -> Callable[[Tensor], Tensor]:
         """Features of the network after a short training on real training images."""
         seed = self.config.seed
-        per_class = min(EXTRACTOR_IMAGES, *self.train.class_sizes)
+        bytes_per_image = 4 * math.prod(self.train.image_shape)
+        affordable = int(EXTRACTOR_BYTES / bytes_per_image / self.train.num_classes)
+        per_class = min(EXTRACTOR_IMAGES, max(1, affordable), *self.train.class_sizes)
         images = random_images(self.train, per_class, derived_seed(seed, "coreset", 2))
         extractor = Trainer(
             trainer.network,

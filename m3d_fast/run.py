@@ -23,7 +23,10 @@ from .lock import LOCK_FILE, FolderLock
 log = logging.getLogger("m3d_fast")
 
 # settings that may differ when a run goes on; those of the machine change its rounding
-MAY_DIFFER = ("out", "data_root", "checkpoint_every", "log_every", *MACHINE)
+MAY_DIFFER = (
+    *("out", "data_root", "loader", "cache", "workers", "checkpoint_every", "log_every"),
+    *MACHINE,
+)
 # what a run killed before its first file leaves behind
 TRACES = (LOCK_FILE, ".config.json.part")
 

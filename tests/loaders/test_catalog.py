@@ -38,8 +38,16 @@ def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
         open_dataset("digits", seed=-3)
     file = tmp_path / "set.beton"
     file.touch()
-    with pytest.raises(DataError, match=f"the data root must be a folder, {file} is a file"):
-        open_dataset("imagenette", file)
+    with pytest.raises(DataError, match=f"the data root of mnist must be a folder, {file} is a"):
+        open_dataset("mnist", file)
+    message = "the cache is 'auto' or 'device' or 'host' or 'none', got 'gpu'"
+    with pytest.raises(DataError, match=message):
+        open_dataset("digits", cache="gpu")
+    with pytest.raises(DataError, match="the loader is 'auto' or 'ffcv' or 'folder', got 'dali'"):
+        open_dataset("digits", loader="dali")
+    for flag in ({"loader": "ffcv"}, {"loader": "folder"}, {"cache": "none"}, {"cache": "host"}):
+        with pytest.raises(DataError, match="digits is small and lives on the device: leave out"):
+            open_dataset("digits", **flag)
 
 
 def test_cuda_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,22 +66,12 @@ def test_a_folder_that_may_not_be_read_is_named(monkeypatch: pytest.MonkeyPatch)
     def forbidden(*_: object) -> None:
         raise PermissionError(13, "Permission denied", "/secret")
 
-    monkeypatch.setattr("m3d_fast.loaders.catalog.folder_tree", forbidden)
+    monkeypatch.setattr("m3d_fast.loaders.choose.image_tree", forbidden)
     with pytest.raises(DataError, match=r"folder cannot be read: .*Permission denied: '/secret'"):
         open_dataset("folder", "/secret", size=8)
 
 
-def test_what_has_no_room_is_refused_before_decoding(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("ant", "bee"):
-        (tmp_path / name).mkdir()
-        # not an image: decoding it would raise another error
-        (tmp_path / name / "1.png").write_bytes(b"")
-    monkeypatch.setattr(room, "free_bytes", lambda _: 2 * 3 * 10_000**2 - 1)
-    message = "folder needs 0.60 GB for 2 images of 10000 px, 0.60 GB are free on cpu: take a"
-    with pytest.raises(DataError, match=re.escape(message)):
-        open_dataset("folder", tmp_path, size=10_000)
+def test_what_has_no_room_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "free_bytes", lambda _: 1438 * 32 * 32)
     assert open_dataset("digits", size=32).image_shape == (1, 32, 32)
     with pytest.raises(DataError, match=r"digits needs 0\.00 GB for 1438 images of 33 px"):

@@ -1,4 +1,4 @@
-"""Where are the images of ImageNet, and of Tiny ImageNet, in their usual layouts?"""
+"""Where are the image files of a data set, in its usual layouts?"""
 
 import csv
 from collections import defaultdict
@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .errors import DataError
+from .registry import dataset_info
 from .subsets import subset_classes
-from .trees import ClassFiles, ImageTree, class_folder_tree, existing
+from .trees import ClassFiles, ImageTree, class_folder_tree, existing, folder_tree
 
 # below --data-root; the longer ones are those of Kaggle's archive
 _HOMES = (".", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")
@@ -16,6 +17,27 @@ _GROUND_TRUTH, _META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
 _DEVKIT = "ILSVRC2012_devkit_t12/data"
 
 _TINY_FOLDER, _TINY_CLASSES = "tiny-imagenet-200", 200
+
+
+def image_tree(name: str, root: Path | None, split: str) -> ImageTree:
+    """List the image files of a data set that comes as such.
+
+    Args:
+        name: "folder", "tinyimagenet", "imagenet1k", a subset of it, or "custom:FILE".
+        root: the data set's folder.
+        split: "train" or "test".
+
+    Raises:
+        DataError: if the name is of another kind, or folders or images are missing.
+    """
+    match dataset_info(name).kind:
+        case "folder":
+            return folder_tree(root, split)
+        case "imagenet":
+            return imagenet_tree(name, root, split)
+        case "tinyimagenet":
+            return tinyimagenet_tree(root, split)
+    raise DataError(f"{name} does not come as image files")
 
 
 def imagenet_tree(name: str, root: Path | None, split: str) -> ImageTree:
