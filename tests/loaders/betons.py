@@ -1,5 +1,6 @@
 """Packed files written by FFCV itself, without our packer."""
 
+import os
 import subprocess
 import sys
 import zlib
@@ -75,9 +76,11 @@ def write_betons(folder: Path) -> dict[str, Path]:
     written = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", _WRITE, *(path.name for path in paths.values())],
         cwd=folder,
+        # the one threading layer of numba that survives the writer's forks on any machine
+        env=os.environ | {"NUMBA_THREADING_LAYER": "workqueue"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert written.returncode == 0, written.stderr

@@ -1,5 +1,6 @@
 """Reading packed files: the right pixels, and every fault an error within seconds."""
 
+import dataclasses
 import io
 import itertools
 import os
@@ -8,8 +9,10 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +24,8 @@ from tests.loaders.betons import CLASS_SIZES, JPEG, ORIGINAL, RAW, SIDE, describ
 pytest.importorskip("ffcv")
 
 from m3d_fast.loaders import DataError
-from m3d_fast.loaders.ffcv import FfcvImages, load_ffcv
+from m3d_fast.loaders.beton import open_packed
+from m3d_fast.loaders.ffcv import FfcvImages, _Index, load_ffcv
 
 TOTAL = sum(CLASS_SIZES)
 
@@ -403,3 +407,37 @@ def test_the_index_takes_few_bytes_an_image(packed: Path) -> None:
     index = FfcvImages(packed)._index
     arrays = [value for value in vars(index).values() if isinstance(value, np.ndarray)]
     assert sum(array.nbytes for array in arrays) == 22 * TOTAL
+
+
+def test_the_index_of_imagenet_fits_in_little_memory(
+    betons: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ffcv.reader import Reader
+    from ffcv.types import ALLOC_TABLE_TYPE
+
+    total = 1_281_167
+    sparse = tmp_path / "imagenet.beton"
+    sparse.touch()
+    os.truncate(sparse, total * 1000)
+    packed = dataclasses.replace(
+        open_packed(betons["raw"]),
+        class_names=tuple(map(str, range(1000))),
+        class_sizes=(1281,) * 999 + (1448,),
+        crc32=np.zeros(total, np.uint32),
+    )
+    kind = Reader(str(betons["raw"])).metadata.dtype
+
+    def opened(path: Path) -> SimpleNamespace:
+        metadata, table = np.zeros(total, kind), np.zeros(total, ALLOC_TABLE_TYPE)
+        metadata["f0"]["data_ptr"] = table["ptr"] = np.arange(total) * 1000
+        table["size"] = 999
+        return SimpleNamespace(metadata=metadata, alloc_table=table)
+
+    monkeypatch.setattr("m3d_fast.loaders.ffcv._opened", opened)
+    tracemalloc.start()
+    index = _Index(sparse, packed)
+    kept, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert index.sizes[-1] == 999
+    assert kept < 30e6
+    assert most < 200e6

@@ -65,8 +65,12 @@ class Shelf:
         ring = Ring(plan, self._worker, SHAPE, source=self.source, workers=self.workers)
         try:
             with ring as tensors:
-                yield tensors
+                handed_out: list[torch.Tensor] = []
+                yield (handed_out.append(tensor) or tensor for tensor in tensors)  # type: ignore[func-returns-value]
         finally:
+            # what was handed out is not valid any more
+            for tensor in handed_out[-1:]:
+                tensor.zero_()
             self.open -= 1
 
 

@@ -1,0 +1,149 @@
+"""What class-wise order, resuming and long runs cost when packed images are streamed.
+
+    python -m pytest -W default benchmarks/bench_streaming.py
+
+One core. The peer is FFCV's own loader in its own sequential order over the same file, in one long
+epoch, with one thread; that it reads the same pixels is asserted first. Files are packed by
+``m3d_fast.loaders.pack`` at 224 px from generated photographs.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("ffcv")
+
+from benchmarks.imagenet_like import write_tree
+from m3d_fast.loaders.ffcv import FfcvImages
+from m3d_fast.loaders.streamed import StreamedImages
+from m3d_fast.loaders.subsets import subset_classes
+
+PER_CLASS = 60
+BATCH = 200  # images, 20 of every class
+BATCHES = {"raw": 100, "jpeg:95": 20}  # per round
+MEMORY_BATCHES = 10_000
+FAR = 10**12  # images drawn of every class before a run is resumed
+STATISTICS = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+
+
+@pytest.fixture(scope="session")
+def tree(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("imagenet")
+    write_tree(root, subset_classes("imagenet10"), PER_CLASS, shape=(256, 256))
+    return root
+
+
+@pytest.fixture(scope="session")
+def packed(tree: Path) -> Callable[[str], Path]:
+    def pack(store: str) -> Path:
+        out = tree / f"{store.replace(':', '')}.beton"
+        if not out.exists():
+            command = [sys.executable, "-m", "m3d_fast.loaders.pack", "--dataset", "imagenet10"]
+            command += ["--data-root", str(tree), "--store", store, "--out", str(out)]
+            subprocess.run(command, check=True)
+        return out
+
+    return pack
+
+
+@pytest.fixture(autouse=True)
+def one_core() -> Iterator[None]:
+    cores, threads = os.sched_getaffinity(0), torch.get_num_threads()
+    os.sched_setaffinity(0, {min(cores)})
+    torch.set_num_threads(1)
+    yield
+    os.sched_setaffinity(0, cores)
+    torch.set_num_threads(threads)
+
+
+def class_wise(path: Path, batches: int) -> Callable[[], int]:
+    real = StreamedImages(FfcvImages(path), cache="none", **STATISTICS)
+    for _ in real.ordered(BATCH):  # compares every checksum once
+        pass
+
+    def run() -> int:
+        with real.batches([range(10)], BATCH // 10) as stream:
+            return sum(next(stream).shape[1] * 10 for _ in range(batches))
+
+    return run
+
+
+def sequential(path: Path, batches: int) -> Callable[[], int]:
+    from ffcv.fields.basics import IntDecoder
+    from ffcv.fields.rgb_image import SimpleRGBImageDecoder
+    from ffcv.loader import Loader, OrderOption
+    from ffcv.transforms import ToTensor, ToTorchImage
+
+    loader = Loader(
+        str(path),
+        batch_size=BATCH,
+        num_workers=1,
+        os_cache=True,
+        order=OrderOption.SEQUENTIAL,
+        indices=np.resize(np.arange(10 * PER_CLASS), batches * BATCH),
+        pipelines={
+            "image": [SimpleRGBImageDecoder(), ToTensor(), ToTorchImage()],
+            "label": [IntDecoder(), ToTensor()],
+        },
+    )
+    first = next(iter(loader))[0].clone()
+    with FfcvImages(path).read(iter([np.arange(BATCH)])) as tensors:
+        # FFCV decodes JPEG with the fast, rougher transform
+        difference = (next(tensors).int() - first.int()).abs()
+        assert difference.max() == 0 or "jpeg" in path.name
+        assert difference.float().mean() < 1
+    return lambda: sum(len(images) for images, _ in loader)
+
+
+@pytest.mark.parametrize("store", list(BATCHES))
+def test_class_wise_against_sequential(interleaved, benchmark, packed, store: str) -> None:
+    path, batches = packed(store), BATCHES[store]
+    peers = {"class-wise": class_wise(path, batches), "FFCV sequential": sequential(path, batches)}
+    assert {run() for run in peers.values()} == {batches * BATCH}
+    medians = interleaved(peers)
+    benchmark.extra_info["images_per_second"] = {
+        name: batches * BATCH / seconds for name, seconds in medians.items()
+    }
+
+
+def test_resuming_costs_the_same_anywhere(interleaved, packed) -> None:
+    path = packed("raw")
+    back_end = FfcvImages(path)
+
+    def resumed(position: int) -> Callable[[], None]:
+        def run() -> None:
+            real = StreamedImages(back_end, cache="none", **STATISTICS)
+            real.load_state_dict({"positions": np.full(10, position)})
+            with real.batches([range(10)], BATCH // 10) as stream:
+                next(stream)
+
+        return run
+
+    interleaved({"at the start": resumed(0), f"after {FAR} images": resumed(FAR)})
+
+
+def test_memory_stays(benchmark, packed) -> None:
+    real = StreamedImages(FfcvImages(packed("raw")), cache="none", **STATISTICS)
+
+    def run() -> None:
+        with real.batches([range(10)], 2) as stream:
+            for number in range(MEMORY_BATCHES):
+                next(stream)
+                if number == 99:
+                    benchmark.extra_info["megabytes_at_start"] = resident_megabytes()
+            benchmark.extra_info["megabytes_at_end"] = resident_megabytes()
+
+    benchmark.pedantic(run, rounds=1)
+    growth = benchmark.extra_info["megabytes_at_end"] - benchmark.extra_info["megabytes_at_start"]
+    assert growth < 10
+
+
+def resident_megabytes() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
