@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.memory import peak_bytes
 from benchmarks.published import loop_gradients
 from m3d_fast.augment import augment, draw, parse_strategy
 from m3d_fast.condenser import Condenser
@@ -52,7 +53,10 @@ def published_step(
     operations, first = parse_strategy(config.augment), condenser.classes.start
 
     def step(iteration: int) -> tuple[Tensor, Tensor]:
-        draws = draw(real.num_classes, generator(config.seed, "augment", iteration))
+        draws = draw(
+            real.num_classes,
+            generator(config.seed, "augment", iteration, device=real.device),
+        )
 
         def shown(images: Tensor, c: int) -> Tensor:
             normal = (images - embedder.mean) / embedder.std
@@ -106,3 +110,37 @@ def test_resnet_ap_at_64_px(interleaved) -> None:
     given = {"dataset": "cifar100", "size": 64, "network": "resnetap10"}
     faster = compared(interleaved, lambda: images, 3, range(10), **given)
     assert faster > 1
+
+
+def test_cost_and_memory_per_class_do_not_grow(interleaved) -> None:
+    """10, 100 and 1000 classes of 16 px: one class at a time takes what it takes."""
+    peaks = {}
+    steps = {}
+    for classes in (10, 100, 1000):
+        config = settings("fp32", False, dataset="digits", real_batch=16, class_chunk=5)
+        condenser = Condenser(config, generated(classes, 16, 1, 16))
+        # 1000 classes' worth of steps each, so that all are timed for as long
+        times = 1000 // classes
+        steps[classes] = lambda condenser=condenser, times=times: [
+            condenser.step(i, value=False) for i in range(times)
+        ]
+        peaks[classes] = peak_bytes(lambda condenser=condenser: condenser.step(0, value=False))
+    seconds = interleaved({f"{classes} classes": step for classes, step in steps.items()}, 3)
+    per_class = [value / 1000 for value in seconds.values()]
+    print(
+        {name: f"{1e3 * value / 1000:.3f} ms per class" for name, value in seconds.items()}, peaks
+    )
+    assert max(per_class) < 1.1 * min(per_class)
+    assert peaks[1000] < 1.1 * peaks[10] + 2**20
+
+
+def test_memory_is_not_above_the_loops() -> None:
+    """Fashion-MNIST's shape on generated images; a step of the engine beside one of the loop."""
+    given = {"dataset": "fashionmnist", "ipc": 10, "real_batch": 128}
+    images = generated(10, 128, 1, 28)
+    fast = Condenser(settings("bf16", True, **given), images)
+    loop = published_step(Condenser(settings("fp32", False, **given), images), images)
+    fast.step(0, value=False)
+    ours, theirs = peak_bytes(lambda: fast.step(0, value=False)), peak_bytes(lambda: loop(0))
+    print(f"peak: engine {ours / 1e6:.0f} MB, published loop {theirs / 1e6:.0f} MB")
+    assert ours <= theirs

@@ -1,7 +1,8 @@
 """What ``make gpu`` runs on a CUDA machine: the kernels' tests compiled, then every benchmark.
 
 Needs a bare checkout, torch, triton and pytest, no network and no pytest-benchmark. Writes one JSON
-per suite, in pytest-benchmark's layout, into benchmarks/results/<gpu>/, within 8 minutes.
+per suite, in pytest-benchmark's layout, into benchmarks/results/<gpu>/, within 8 minutes; what is
+left out then can be named: ``python -m benchmarks.gpu engine``.
 """
 
 import importlib.util
@@ -12,7 +13,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,13 @@ BUDGET = 470.0  # seconds for everything
 TESTS_BUDGET = 240.0
 # compiles for chips that are not there, for minutes, and needs no GPU
 NOT_HERE = "tests/kernels/test_triton_compiled.py"
+ENGINE_TESTS = [
+    f"tests/test_condenser.py::{name}"
+    for name in (
+        "test_an_iteration_does_not_wait_for_the_device",
+        "test_graphs_compiler_and_host_pixels_change_nothing_but_rounding",
+    )
+]
 
 
 def missing() -> str | None:
@@ -58,6 +66,26 @@ def described() -> dict[str, Any]:
     }
 
 
+def has_engine() -> bool:
+    """Whether the engine can run here; one sentence if not."""
+    there = importlib.util.find_spec("safetensors") is not None
+    if not there:
+        print("safetensors is not installed: the engine's tests and benchmark left out.")
+    return there
+
+
+def suites(wanted: list[str]) -> dict[str, Callable[[], Iterable[dict[str, Any]]]]:
+    """Those named on the command line, or all, in the order they run."""
+    from benchmarks import gpu_suites
+
+    known: dict[str, Any] = {"tests": tested, **gpu_suites.SUITES}
+    if has_engine():
+        from benchmarks import gpu_engine
+
+        known |= gpu_engine.SUITES
+    return {name: run for name, run in known.items() if not wanted or name in wanted}
+
+
 def needing_hypothesis() -> list[str]:
     """Test files to leave out where hypothesis is not installed."""
     if importlib.util.find_spec("hypothesis") is not None:
@@ -71,6 +99,7 @@ def needing_hypothesis() -> list[str]:
 def tested() -> list[dict[str, Any]]:
     """Run tests/kernels compiled; one record with pytest's own summary."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/kernels"]
+    command += ENGINE_TESTS if has_engine() else []
     command += [f"--ignore={path}" for path in (NOT_HERE, *needing_hypothesis())]
     if importlib.util.find_spec("xdist") is not None:
         command += ["-n", "4"]
@@ -118,8 +147,6 @@ def main() -> int:
         return 2
     import torch
 
-    from benchmarks import gpu_suites
-
     if importlib.util.find_spec("pytest_benchmark") is None:
         print("pytest-benchmark is not installed: timing without it.")
     started, common = time.monotonic(), described()
@@ -127,7 +154,7 @@ def main() -> int:
     folder = ROOT / "benchmarks" / "results" / name
     folder.mkdir(parents=True, exist_ok=True)
     failed = False
-    for suite, run in {"tests": tested, **gpu_suites.SUITES}.items():
+    for suite, run in suites(sys.argv[1:]).items():
         if time.monotonic() - started > BUDGET:
             print(f"{suite}: left out, the {BUDGET:.0f} s are up", flush=True)
             continue

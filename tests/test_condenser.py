@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 
+from benchmarks import gpu_engine
 from benchmarks.bench_condense import generated
 from m3d_fast.chunks import equal_chunks, largest_fitting
 from m3d_fast.condenser import Condenser
@@ -221,3 +222,22 @@ def test_graphs_compiler_and_host_pixels_change_nothing_but_rounding(precision, 
     bound = 0.999 if precision == "fp32" else 0.97
     for end in ends[1:]:
         assert torch.cosine_similarity(end, ends[0], dim=1).min() > bound
+
+
+def test_the_gpu_benchmark_of_the_engine_runs() -> None:
+    """On a CPU, tiny: its figures mean nothing, its arithmetic does."""
+    case = gpu_engine.Case("try", "cifar10", 3, 1, loop=True, iterations=10, real_batch=2)
+    compiled = torch.compile
+    torch.compile = lambda function, **_: function  # the compiler is not what is tried
+    try:
+        info = gpu_engine.measured(case, "cpu", rounds=1)["extra_info"]
+    finally:
+        torch.compile = compiled
+    taken, loop = info["median_seconds"].values()
+    assert info["times_faster_than_loop"] == pytest.approx(loop / taken)
+    assert info["projected_hours"] == pytest.approx(10 * taken / 3600)
+    # 3 classes of 2 real forward, and 4 synthetic forward and backward
+    images = 3 * (2 + 2 * 4)
+    macs = 128 * (32**2 * 27 + 16**2 * 1152 + 8**2 * 1152)
+    assert info["network_flop_per_second"] * taken == pytest.approx(2 * macs * images)
+    assert info["images_per_second"] == pytest.approx(18 / taken)
