@@ -1,57 +1,16 @@
-"""How do image files become square images in memory?"""
+"""How does an image file become a square image in memory?"""
 
-import logging
 import os
-import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from .errors import DataError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-log = logging.getLogger("m3d_fast")
-
-# bounds what is held on the host beside the result, and the wait after a damaged file
-_CHUNK = 256
-
-
-def decode(paths: Sequence[Path], size: int, device: str | torch.device) -> Tensor:
-    """Decode image files: short side to ``size`` (bilinear, antialiased), centre crop, RGB.
-
-    Colour spaces other than RGB are converted, transparency is dropped, EXIF rotation is not
-    applied (as in the published pre-processing).
-
-    Args:
-        paths: image files, at least one.
-        size: side of the result in pixels.
-        device: where the result is built, chunk by chunk.
-
-    Returns:
-        uint8 ``(len(paths), 3, size, size)``.
-
-    Raises:
-        DataError: naming the file that cannot be decoded.
-    """
-    started = time.perf_counter()
-    log.info("decoding %d images at %d px", len(paths), size)
-    result = torch.empty((len(paths), 3, size, size), dtype=torch.uint8, device=device)
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        for start in range(0, len(paths), _CHUNK):
-            chunk = paths[start : start + _CHUNK]
-            images = list(pool.map(partial(decode_image, size=size), chunk))
-            result[start : start + len(chunk)].copy_(torch.stack(images))
-    seconds = time.perf_counter() - started
-    log.info("decoded %d images at %d px in %.1f s", len(paths), size, seconds)
-    return result
 
 
 def usable_cores() -> int:
@@ -62,7 +21,21 @@ def usable_cores() -> int:
 
 
 def decode_image(path: Path, *, size: int) -> Tensor:
-    """One image of ``decode``, uint8 ``(3, size, size)``."""
+    """Decode an image file: short side to ``size`` (bilinear, antialiased), centre crop, RGB.
+
+    Colour spaces other than RGB are converted, transparency is dropped, EXIF rotation is not
+    applied (as in the published pre-processing).
+
+    Args:
+        path: the image file.
+        size: side of the result in pixels.
+
+    Returns:
+        uint8 ``(3, size, size)``.
+
+    Raises:
+        DataError: naming the file if it cannot be decoded.
+    """
     from PIL import Image
     from torchvision.transforms.v2 import functional
 

@@ -49,13 +49,6 @@ def convolutions(device: torch.device, precision: str) -> AbstractContextManager
     )
 
 
-def in_pieces(function: Callable[[Tensor], Tensor], images: Tensor, size: int) -> Tensor:
-    """``function`` over ``images`` in as few and as equal pieces of at most ``size`` as can be."""
-    if len(images) <= size:
-        return function(images)
-    return torch.cat([function(piece) for piece in images.split(even_piece(len(images), size))])
-
-
 def even_piece(count: int, limit: int) -> int:
     """A piece of ``count`` things, at most ``limit``: it divides them unless it gets half as big.
 

@@ -1,4 +1,3 @@
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,7 @@ from PIL import Image
 from torchvision import transforms
 
 from m3d_fast.loaders import DataError
-from m3d_fast.loaders.decode import decode
+from m3d_fast.loaders.decode import decode_image
 
 
 def noise(width: int, height: int, channels: int = 3) -> np.ndarray:
@@ -30,14 +29,14 @@ def test_geometry_is_that_of_resize_and_centre_crop(
     )
     with Image.open(path) as image:
         expected = published(image.convert("RGB"))
-    assert torch.equal(decode([path], 16, "cpu")[0], expected)
+    assert torch.equal(decode_image(path, size=16), expected)
 
 
 def test_the_crop_is_the_centre(tmp_path: Path) -> None:
     pixels = noise(32, 16)
     Image.fromarray(pixels).save(tmp_path / "wide.png")
     Image.fromarray(pixels.transpose(1, 0, 2).copy()).save(tmp_path / "tall.png")
-    wide, tall = decode([tmp_path / "wide.png", tmp_path / "tall.png"], 16, "cpu")
+    wide, tall = (decode_image(tmp_path / name, size=16) for name in ("wide.png", "tall.png"))
     centre = torch.from_numpy(pixels[:, 8:24].transpose(2, 0, 1).copy())
     assert torch.equal(wide, centre)
     assert torch.equal(tall, centre.transpose(1, 2))
@@ -47,21 +46,21 @@ def test_shrinking_averages(tmp_path: Path) -> None:
     # a fine chequered pattern is grey from afar; without antialiasing it would stay black or white
     pattern = (np.indices((128, 128)).sum(0) % 2 * 255).astype(np.uint8)
     Image.fromarray(pattern).save(tmp_path / "fine.png")
-    inner = decode([tmp_path / "fine.png"], 8, "cpu")[0, :, 1:-1, 1:-1]
+    inner = decode_image(tmp_path / "fine.png", size=8)[:, 1:-1, 1:-1]
     assert ((inner >= 126) & (inner <= 129)).all()
 
 
 def test_grey_becomes_three_equal_channels(tmp_path: Path) -> None:
     pixels = noise(8, 8, 1)[..., 0]
     Image.fromarray(pixels).save(tmp_path / "grey.png")
-    decoded = decode([tmp_path / "grey.png"], 8, "cpu")[0]
+    decoded = decode_image(tmp_path / "grey.png", size=8)
     assert torch.equal(decoded, torch.from_numpy(pixels).expand(3, 8, 8))
 
 
 def test_sixteen_bit_grey_keeps_its_shades(tmp_path: Path) -> None:
     pixels = np.arange(0, 65536, 1024, dtype=np.uint16).reshape(8, 8)
     Image.fromarray(pixels).save(tmp_path / "deep.png")
-    decoded = decode([tmp_path / "deep.png"], 8, "cpu")[0]
+    decoded = decode_image(tmp_path / "deep.png", size=8)
     assert decoded[0].flatten().tolist() == list(range(0, 256, 4))
 
 
@@ -69,30 +68,21 @@ def test_transparency_is_dropped(tmp_path: Path) -> None:
     pixels = noise(8, 8, 4)
     Image.fromarray(pixels).save(tmp_path / "clear.png")
     expected = torch.from_numpy(pixels[..., :3].transpose(2, 0, 1).copy())
-    assert torch.equal(decode([tmp_path / "clear.png"], 8, "cpu")[0], expected)
+    assert torch.equal(decode_image(tmp_path / "clear.png", size=8), expected)
 
 
 def test_a_palette_with_transparency_keeps_its_colours(tmp_path: Path) -> None:
     image = Image.new("P", (8, 8), 1)
     image.putpalette([0, 0, 0, 250, 20, 30])
     image.save(tmp_path / "palette.png", transparency=bytes([0, 128]))
-    decoded = decode([tmp_path / "palette.png"], 8, "cpu")[0]
+    decoded = decode_image(tmp_path / "palette.png", size=8)
     assert decoded[:, 3, 3].tolist() == [250, 20, 30]
 
 
 def test_cmyk_becomes_rgb(tmp_path: Path) -> None:
     Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "print.jpg")
-    red = decode([tmp_path / "print.jpg"], 8, "cpu")[0, :, 4, 4].int()
+    red = decode_image(tmp_path / "print.jpg", size=8)[:, 4, 4].int()
     assert (red - torch.tensor([255, 0, 0])).abs().max() <= 3
-
-
-def test_order_survives_the_threads(tmp_path: Path) -> None:
-    paths = [tmp_path / f"{number}.png" for number in range(600)]
-    colours = [(number % 256, number // 256, 7) for number in range(600)]
-    for path, colour in zip(paths, colours, strict=True):
-        Image.new("RGB", (8, 8), colour).save(path)
-    decoded = decode(paths, 8, "cpu")
-    assert torch.equal(decoded[:, :, 0, 0], torch.tensor(colours, dtype=torch.uint8))
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
@@ -103,12 +93,4 @@ def test_a_damaged_image_is_named(suffix: str, keep: int, tmp_path: Path) -> Non
     bad.write_bytes(good.read_bytes()[:keep])
     message = rf"the image {bad} cannot be decoded \(.+\): replace or remove it"
     with pytest.raises(DataError, match=message):
-        decode([good, bad], 8, "cpu")
-
-
-def test_it_logs_how_many_and_how_long(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    Image.fromarray(noise(8, 8)).save(tmp_path / "one.png")
-    with caplog.at_level(logging.INFO, "m3d_fast"):
-        decode([tmp_path / "one.png"], 8, "cpu")
-    assert caplog.messages[0] == "decoding 1 images at 8 px"
-    assert caplog.messages[1].startswith("decoded 1 images at 8 px in 0.")
+        decode_image(bad, size=8)
