@@ -107,7 +107,7 @@ def test_a_killed_run_over_ffcv_ends_with_the_same_bytes(
 ) -> None:
     out = tmp_path / "run"
     process = start("condense", *fixed(tree, out, "--loader", "ffcv", "--cache", "none"))
-    end = time.monotonic() + 60
+    end = time.monotonic() + 240
     while not (out / "checkpoint.safetensors").exists():
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -171,7 +171,7 @@ def test_ctrl_c_while_packing_leaves_nothing(tree: Path, tmp_path: Path) -> None
     os.mkfifo(slow)
     out = tmp_path / "run"
     command = start("condense", *fixed(root, out, "--loader", "ffcv"))
-    end = time.monotonic() + 60
+    end = time.monotonic() + 240
     while not list(root.rglob("*.part")):
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -179,7 +179,7 @@ def test_ctrl_c_while_packing_leaves_nothing(tree: Path, tmp_path: Path) -> None
     # as a terminal does: every process of the group
     for pid in (command.pid, *children):
         os.kill(pid, signal.SIGINT)
-    _, err = command.communicate(timeout=30)
+    _, err = command.communicate(timeout=120)
     assert command.returncode == 130, err
     assert "Traceback" not in err
     assert not list(root.rglob("*.beton"))

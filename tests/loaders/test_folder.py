@@ -153,7 +153,7 @@ def test_a_killed_worker_is_an_error_within_seconds(tree: ImageTree) -> None:
         start = time.monotonic()
         with pytest.raises(DataError, match=r"a process decoding images of .* ended .*--workers"):
             list(itertools.islice(batches, 1000))
-        assert time.monotonic() - start < 15
+        assert time.monotonic() - start < 30
 
 
 def multiprocessing_workers() -> set[int]:
@@ -248,7 +248,7 @@ def test_ctrl_c_reaches_the_reader_alone_and_no_script_is_run_again(
     assert process.stdout
     first = [process.stdout.readline() for _ in range(2)]
     os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=240)
     counted = [f"{number}\n" for number in range(1, 61)]
     assert (process.returncode, err) == (0, "")
     assert "".join(first) + out == "".join(["started\n", *counted, f"done {pixels.sum()}\n"])
@@ -264,7 +264,7 @@ def test_an_interrupted_reader_is_quiet_and_leaves_no_process(tree: ImageTree) -
     for _ in range(3):
         process.stdout.readline()
     os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=240)
     assert process.returncode in (1, -signal.SIGINT)
     assert err.count("Traceback") == 1, err
     assert err.rstrip().endswith("KeyboardInterrupt")
