@@ -117,7 +117,7 @@ def test_cost_and_memory_per_class_do_not_grow(interleaved) -> None:
     peaks = {}
     steps = {}
     for classes in (10, 100, 1000):
-        config = settings("fp32", False, dataset="digits", real_batch=16, class_chunk=5)
+        config = settings("fp32", False, dataset="digits", real_batch=4, class_chunk=5)
         condenser = Condenser(config, generated(classes, 16, 1, 16))
         # 1000 classes' worth of steps each, so that all are timed for as long
         times = 1000 // classes
