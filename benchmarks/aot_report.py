@@ -32,7 +32,7 @@ from triton.compiler import ASTSource
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from m3d_fast.kernels._table import CONFIGS, Config  # noqa: E402
+from m3d_fast.kernels._configs import CONFIGS, VARIANTS, Config  # noqa: E402
 
 SHARED_MEMORY = {80: 166912, 90: 232448}  # bytes a block may have
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
@@ -166,7 +166,7 @@ def _key(config: Config, architecture: int) -> str:
     return hashlib.sha256("\n".join(material).encode()).hexdigest()[:32]
 
 
-def compiled(configs: tuple[Config, ...] = CONFIGS) -> Iterator[Compiled]:
+def compiled(configs: tuple[Config, ...] = CONFIGS + VARIANTS) -> Iterator[Compiled]:
     """Every configuration on each of its architectures, from the cache where it can be."""
     for config in configs:
         for architecture in config.architectures:

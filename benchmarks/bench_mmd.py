@@ -85,15 +85,9 @@ def test_value_and_gradient_of_other_libraries(timed) -> None:
     """A tenth of the ImageNet-100 shape: KeOps takes seconds per class on a CPU."""
     real, synthetic = features(10, 64, 90, 512)
     functions: Functions = {OURS: lambda: mmd2_and_grad(real, synthetic)}
-    geomloss = peers.optional("geomloss")
-    for name, backend, needed in (
-        ("geomloss", "tensorized", geomloss),
-        ("KeOps by geomloss", "online", geomloss and peers.optional("pykeops")),
-    ):
-        if needed and geomloss:
-            step = peers.geomloss_step(geomloss, backend)
-            assert_equal(step, real, synthetic, within=1e-3)
-            functions[name] = lambda step=step: step(real, synthetic)
+    for name, step in peers.other_libraries():
+        assert_equal(step, real, synthetic, within=1e-3)
+        functions[name] = lambda step=step: step(real, synthetic)
     if peers.optional("sklearn"):
         value = peers.sklearn_value(real[0], synthetic[0])
         assert abs(mmd2(real[0], synthetic[0]).item() - value) < 5e-6
@@ -139,22 +133,13 @@ def test_kid(timed) -> None:
     exact = peers.published_kid(x.double(), y.double()).item()
     assert whole.compute().mean.item() == pytest.approx(exact, rel=1e-4)
     functions: Functions = {OURS: ours}
-    if peers.optional("torchmetrics"):
-        from torchmetrics.image.kid import KernelInceptionDistance
-
-        theirs = KernelInceptionDistance(torch.nn.Identity(), subsets=5, subset_size=1000)
-        theirs.update(x, real=True)
-        theirs.update(y, real=False)
-
-        def compute_again() -> Tensor:
-            theirs._computed = None  # it remembers its result
-            return theirs.compute()[0]
-
+    theirs = peers.torchmetrics_kid(x, y, subsets=5, subset_size=1000)
+    if theirs is not None:
         torch.manual_seed(1)
-        mean = compute_again()
+        mean = theirs()
         torch.manual_seed(1)
         assert ours().item() == pytest.approx(mean.item(), rel=1e-3), "the same subsets are drawn"
-        functions["torchmetrics"] = compute_again
+        functions["torchmetrics"] = theirs
     timed("KID, 5 subsets of 1000 rows of 2048", functions, rounds=3)
 
 

@@ -1,8 +1,9 @@
 """What ``make gpu`` runs on a CUDA machine: the kernels' tests compiled, then every benchmark.
 
 Needs a bare checkout, torch, triton and pytest, no network and no pytest-benchmark. Writes one JSON
-per suite, in pytest-benchmark's layout, into benchmarks/results/<gpu>/, within 8 minutes; what is
-left out then can be named: ``python -m benchmarks.gpu engine``.
+per suite, in pytest-benchmark's layout, into benchmarks/results/<gpu>/, within 8 minutes: a suite
+is a process that is stopped when the time is up, and its JSON then says so as "cut_short". What was
+left out can be named: ``python -m benchmarks.gpu engine``.
 """
 
 import importlib.util
@@ -10,16 +11,19 @@ import json
 import os
 import platform
 import re
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-BUDGET = 470.0  # seconds for everything
+BUDGET = 465.0  # seconds for everything: what runs then is stopped
 TESTS_BUDGET = 240.0
+ONE = "--records-of"  # with a suite: measure it here and print its records
 # compiles for chips that are not there, for minutes, and needs no GPU
 NOT_HERE = "tests/kernels/test_triton_compiled.py"
 ENGINE_TESTS = [
@@ -74,16 +78,16 @@ def has_engine() -> bool:
     return there
 
 
-def suites(wanted: list[str]) -> dict[str, Callable[[], Iterable[dict[str, Any]]]]:
-    """Those named on the command line, or all, in the order they run."""
+def suites() -> dict[str, Callable[[], Iterable[dict[str, Any]]]]:
+    """What can be measured here, in the order it runs."""
     from benchmarks import gpu_suites
 
-    known: dict[str, Any] = {"tests": tested, **gpu_suites.SUITES}
+    known: dict[str, Any] = dict(gpu_suites.SUITES)
     if has_engine():
         from benchmarks import gpu_engine
 
         known |= gpu_engine.SUITES
-    return {name: run for name, run in known.items() if not wanted or name in wanted}
+    return known
 
 
 def needing_hypothesis() -> list[str]:
@@ -96,51 +100,69 @@ def needing_hypothesis() -> list[str]:
     return left_out
 
 
-def tested() -> list[dict[str, Any]]:
-    """Run tests/kernels compiled; one record with pytest's own summary."""
+def bounded(command: list[str], seconds: float, **environment: str) -> tuple[str, int | None]:
+    """Run a command for so long at most: its output, and its status, None if it was cut short."""
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        return process.communicate(timeout=max(0.0, seconds))[0], process.returncode
+    except subprocess.TimeoutExpired:
+        # with its children: a worker left behind would hold the GPU
+        os.killpg(process.pid, signal.SIGKILL)
+        return process.communicate()[0], None
+
+
+def tested(seconds: float) -> tuple[list[dict[str, Any]], bool]:
+    """Run tests/kernels compiled: one record with pytest's own summary, and if it was finished."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/kernels"]
     command += ENGINE_TESTS if has_engine() else []
     command += [f"--ignore={path}" for path in (NOT_HERE, *needing_hypothesis())]
     if importlib.util.find_spec("xdist") is not None:
         command += ["-n", "4"]
     started = time.monotonic()
-    try:
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env=os.environ | {"TRITON_INTERPRET": "0"},
-            capture_output=True,
-            text=True,
-            timeout=TESTS_BUDGET,
-            check=False,
-        )
-        output, status = done.stdout + done.stderr, done.returncode
-    except subprocess.TimeoutExpired as late:
-        output, status = (late.stdout or b"").decode(), 124
+    output, status = bounded(command, min(seconds, TESTS_BUDGET), TRITON_INTERPRET="0")
     failed = re.findall(r"^(?:FAILED|ERROR) .*", output, flags=re.MULTILINE)
     summary = output.strip().splitlines()[-1] if output.strip() else "no output"
     print("\n".join([*failed[:40], summary]), flush=True)
     info = {"case": "tests/kernels, compiled", "summary": summary, "failed": failed}
-    seconds = {"pytest": time.monotonic() - started}
-    return [
-        {"name": "tests", "extra_info": info | {"status": status, "median_seconds": seconds}},
-    ]
+    taken = {"pytest": time.monotonic() - started}
+    info |= {"status": 124 if status is None else status, "median_seconds": taken}
+    return [{"name": "tests", "extra_info": info}], status is not None
 
 
-def timed(started: float, records: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Collect a suite's records until the time is up."""
-    collected = []
+def timed(suite: str, seconds: float) -> tuple[list[dict[str, Any]], bool]:
+    """Run a suite: its records as far as it came, and whether it was finished."""
+    output, status = bounded([sys.executable, "-m", "benchmarks.gpu", ONE, suite], seconds)
+    lines = output.splitlines(keepends=True)
+    # what was killed may have left half a line; a compiler that a peer starts may print too
+    records = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("\n")]
     for record in records:
-        collected.append(record)
         print(record["name"], record["extra_info"].get("median_seconds", record), flush=True)
-        if time.monotonic() - started > BUDGET:
-            print("time is up: the rest is left out", flush=True)
-            break
-    return collected
+    if status:
+        wrong = {"case": suite, "error": f"stopped with status {status}", "median_seconds": {}}
+        records.append({"name": f"{suite}: stopped", "extra_info": wrong})
+    return records, status is not None
+
+
+def print_records(suite: str) -> None:
+    """Measure one suite: a line of JSON for each record, as they come."""
+    out = sys.stdout
+    with redirect_stdout(sys.stderr):  # what peers have to say
+        for record in suites()[suite]():
+            print(json.dumps(record), file=out, flush=True)
 
 
 def main() -> int:
     """Run everything; 2 if it cannot, 1 if a test failed or a result was wrong."""
+    if sys.argv[1:2] == [ONE]:
+        print_records(sys.argv[2])
+        return 0
     reason = missing()
     if reason:
         print(reason, file=sys.stderr)
@@ -154,15 +176,22 @@ def main() -> int:
     folder = ROOT / "benchmarks" / "results" / name
     folder.mkdir(parents=True, exist_ok=True)
     failed = False
-    for suite, run in suites(sys.argv[1:]).items():
-        if time.monotonic() - started > BUDGET:
-            print(f"{suite}: left out, the {BUDGET:.0f} s are up", flush=True)
-            continue
-        records = timed(started, iter(run()))
+    wanted = sys.argv[1:]
+    for suite in [name for name in ("tests", *suites()) if not wanted or name in wanted]:
+        left = BUDGET - (time.monotonic() - started)
+        if left <= 0:
+            records, finished = [], False
+        else:
+            records, finished = tested(left) if suite == "tests" else timed(suite, left)
+        content = common | {"benchmarks": records}
+        if not finished:
+            content["cut_short"] = f"{suite}: stopped when its time was up, after {left:.0f} s"
+            if left <= 0:
+                content["cut_short"] = f"{suite}: left out, the {BUDGET:.0f} s were up"
+            print(content["cut_short"], flush=True)
         for record in records:
             record["extra_info"]["torch"] = torch.__version__
             failed |= bool(record["extra_info"].get("status") or record["extra_info"].get("error"))
-        content = common | {"benchmarks": records}
         (folder / f"{suite}.json").write_text(json.dumps(content, indent=1) + "\n")
     print(f"results are in {folder.relative_to(ROOT)}")
     return int(failed)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks import peers
 from benchmarks.memory import peak_bytes
-from m3d_fast.kernels import Gaussian, Polynomial, mmd2, mmd2_and_grad, permutation_test
+from m3d_fast.kernels import KID, Gaussian, Polynomial, mmd2, mmd2_and_grad, permutation_test
 
 COLD_BYTES = 160 * 2**20  # inputs in turn, three times the 50 MB of an H100's cache
 GRADIENT_SHAPES = [
@@ -198,9 +198,39 @@ def two_sample() -> Iterator[dict[str, Any]]:
     yield record("1000 permutations of 10k + 10k rows of 50, drawing included", tests)
 
 
+def libraries() -> Iterator[dict[str, Any]]:
+    """GeomLoss, KeOps and torchmetrics; what is not installed is left out with a line."""
+    real, synthetic = features(10, 64, 90, 512)
+    _, exact = peers.closed_form(real.double(), synthetic.double())
+
+    def checked(step: peers.Step) -> float:
+        error = ((step(real, synthetic)[1] - exact).norm() / exact.norm()).item()
+        if not error < 1e-3:
+            raise ValueError(f"its gradient is {error:.1e} off")
+        return eager([lambda: step(real, synthetic)], rounds=2)
+
+    functions: dict[str, Callable[[], float]] = {
+        "m3d_fast": lambda: eager([lambda: mmd2_and_grad(real, synthetic)])
+    }
+    for name, step in peers.other_libraries():
+        functions[name] = lambda step=step: checked(step)
+    yield record("value and gradient, C N M D = (10, 64, 90, 512)", functions)
+    x, y = torch.randn(2, 5000, 2048, device="cuda").relu()
+    metrics = {"m3d_fast": KID(subsets=100, subset_size=1000)}
+    for side, is_real in ((x, True), (y, False)):
+        metrics["m3d_fast"].update(side, real=is_real)
+    calls: dict[str, Callable[[], object]] = {"m3d_fast": metrics["m3d_fast"].compute}
+    theirs = peers.torchmetrics_kid(x, y, subsets=100, subset_size=1000)
+    if theirs is not None:
+        calls["torchmetrics"] = theirs
+    kids = {name: lambda call=call: eager([call], rounds=2) for name, call in calls.items()}
+    yield record("KID, 100 subsets of 1000 of 5000 rows of 2048, drawing included", kids)
+
+
 SUITES: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
     "gradient": gradients,
     "cmmd": cmmd,
     "kid": kid,
     "two_sample": two_sample,
+    "libraries": libraries,  # last: KeOps compiles, for as long as it takes
 }

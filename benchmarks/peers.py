@@ -5,7 +5,7 @@ per class, (C,), and the gradient in ``synthetic``.
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 
 import torch
@@ -148,6 +148,35 @@ def geomloss_step(geomloss: ModuleType, backend: str = "tensorized") -> Step:
         return torch.stack(totals)
 
     return differentiated(losses)
+
+
+def other_libraries() -> Iterator[tuple[str, Step]]:
+    """Those installed that give the loss of M3D and its gradient."""
+    geomloss = optional("geomloss")
+    if geomloss:
+        yield "geomloss", geomloss_step(geomloss)
+        if optional("pykeops"):
+            yield "KeOps by geomloss", geomloss_step(geomloss, "online")
+
+
+def torchmetrics_kid(
+    x: Tensor, y: Tensor, subsets: int, subset_size: int
+) -> Callable[[], Tensor] | None:
+    """Mean KID by torchmetrics, shown features by an identity network; None if not installed."""
+    if not optional("torchmetrics"):
+        return None
+    image = importlib.import_module("torchmetrics.image.kid")
+    metric = image.KernelInceptionDistance(
+        torch.nn.Identity(), subsets=subsets, subset_size=subset_size
+    ).to(x.device)
+    metric.update(x, real=True)
+    metric.update(y, real=False)
+
+    def compute_again() -> Tensor:
+        metric._computed = None  # it remembers its result
+        return metric.compute()[0]
+
+    return compute_again
 
 
 def gathered_null(x: Tensor, y: Tensor, orders: list[Tensor]) -> Tensor:

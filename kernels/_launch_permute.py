@@ -5,10 +5,10 @@ import triton
 from torch import Tensor, bfloat16, float32, float64
 
 from ._call import Call
+from ._configs import config
 from ._encode import LAUNCH_OPTIONS, interpreting
 from ._launch_prepass import Elements, Stacked, elements, stack
 from ._scratch import empty
-from ._table import config
 from ._triton_permute import divisions_kernel
 
 PROGRAMS = 1056  # eight for each of 132 multiprocessors; each keeps a slot per division

@@ -7,9 +7,9 @@ from torch import Tensor, float32, float64, int32
 from torch import dtype as Dtype
 
 from ._call import Call, Samples
+from ._configs import memory_bound
 from ._encode import LAUNCH_OPTIONS
 from ._scratch import empty
-from ._table import memory_bound
 from ._triton_prepass import elements_kernel, stacked_kernel, sums_kernel
 
 MAX_CHUNKS = 16  # of either sample: enough to fill a chip, few enough to add again in every block

@@ -7,9 +7,9 @@ from torch import Tensor, float32, float64
 
 from . import _launch_tile
 from ._call import Call, Result, Samples
+from ._configs import CONFIGS, Config
 from ._encode import LAUNCH_OPTIONS, interpreting
 from ._scratch import empty
-from ._table import CONFIGS, Config
 from ._triton_small import small_kernel, small_within_kernel
 
 

@@ -7,9 +7,9 @@ from torch import Tensor, float32, float64
 
 from . import _launch_tile
 from ._call import Call, Result
+from ._configs import Config, config
 from ._encode import LAUNCH_OPTIONS, interpreting
 from ._scratch import empty
-from ._table import Config, config
 from ._triton_split import products_kernel, pull_kernel, weights_kernel
 
 PROGRAMS = 264  # two for each of the 132 processors of an H100; a constant, for the bits' sake

@@ -5,11 +5,11 @@ from torch import Tensor, bfloat16, float32, float64
 
 from . import _launch_tile
 from ._call import Call, Result
+from ._configs import CONFIGS, Config
 from ._encode import LAUNCH_OPTIONS, interpreting
 from ._launch_prepass import Elements, Stacked, elements, stack
 from ._launch_value import Side, sums
 from ._scratch import empty
-from ._table import CONFIGS, Config
 from ._triton_stream import stream_kernel
 
 

@@ -7,11 +7,11 @@ import triton
 from torch import Tensor, bfloat16, float32
 
 from ._call import Call, Result
+from ._configs import Config, config
 from ._encode import LAUNCH_OPTIONS, interpreting
 from ._launch_prepass import Elements, Stacked, elements, stack
 from ._launch_value import Side, finish, sums
 from ._scratch import empty
-from ._table import Config, config
 from ._triton_tile import pull_kernel, weights_kernel
 
 WEIGHTS_BYTES = 256 * 2**20  # of the matrix of weights; more rows go in turns

@@ -6,10 +6,10 @@ import triton
 from torch import Tensor, bfloat16, float32
 
 from ._call import Call, Result
+from ._configs import config, memory_bound
 from ._encode import LAUNCH_OPTIONS, interpreting
 from ._launch_prepass import Elements, elements, stack
 from ._scratch import empty
-from ._table import config, memory_bound
 from ._triton_value import finish_kernel, sums_kernel
 
 GROUP = 8  # rows of tiles that go together: 24 blocks of points feed a wave of 132 tiles

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from m3d_fast.kernels import _launch, ops, reference
-from m3d_fast.kernels._table import Problem, choose, config, products
+from m3d_fast.kernels._configs import config
+from m3d_fast.kernels._table import Problem, choose, products
 
 
 def problem(**changes) -> Problem:

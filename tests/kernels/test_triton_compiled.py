@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from m3d_fast.kernels._table import CONFIGS
+from m3d_fast.kernels._configs import CONFIGS
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
