@@ -97,7 +97,7 @@ def sequential(path: Path, batches: int) -> Callable[[], int]:
         # FFCV decodes JPEG with the fast, rougher transform
         difference = (next(tensors).int() - first.int()).abs()
         assert difference.max() == 0 or "jpeg" in path.name
-        assert difference.float().mean() < 1
+        assert difference.float().mean() < 2
     return lambda: sum(len(images) for images, _ in loader)
 
 

@@ -166,12 +166,13 @@ def load_ffcv() -> ModuleType:
         ModuleNotFoundError: if FFCV or something it needs is not installed.
     """
     threads = torch.get_num_threads()
-    os.environ.setdefault("NUMBA_THREADING_LAYER", "omp")
     try:
         import numba
 
-        # had numba been there before the variable, it would not have seen it
-        numba.config.reload_config()
+        # not by the environment: a change of that makes numba read everything again, which fails
+        # when this process got other cores in between
+        if numba.config.THREADING_LAYER == "default":  # type: ignore[attr-defined]
+            numba.config.THREADING_LAYER = "omp"  # type: ignore[attr-defined]
         from . import ffcv_decode
     finally:
         torch.set_num_threads(threads)
