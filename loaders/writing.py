@@ -249,8 +249,8 @@ class _Progress:
         now = time.monotonic()
         if self._bar is not None:
             self._bar.update(done - self._bar.n)
-        elif now - self._shown >= _PLAIN_SECONDS:
-            rate = max(done, 1) / (now - self._start)
+        elif done and now - self._shown >= _PLAIN_SECONDS:
+            rate = done / (now - self._start)
             text = "%s: %d of %d images, %.0f images/s, %.0f s left"
             log.info(text, self._label, done, self._total, rate, (self._total - done) / rate)
             self._shown = now

@@ -1,0 +1,114 @@
+"""Class-wise batches from packed files against torchvision's ImageFolder and DataLoader.
+
+    make bench
+
+On one core, at 224 px, from generated images of ImageNet's bit rate in the file cache. Pixels are
+compared before anything is timed: raw ones are equal, others within a bound that is asserted.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+from benchmarks import imagenet_like
+from m3d_fast.loaders.ffcv import FfcvImages
+from m3d_fast.loaders.streamed import StreamedImages
+from m3d_fast.loaders.subsets import subset_classes
+
+CLASSES = sorted(subset_classes("imagenet10"))  # ImageFolder's order
+PER_CLASS = BATCH = 64
+SIZE = 224
+
+# mean and largest mean absolute difference of an image from Pillow's pixels, in steps of 255;
+# FFCV decodes with libjpeg-turbo's fast transform and upsampling
+BOUNDS = {"raw": (0.0, 0.0), "jpeg:95": (2.5, 4.0), "original": (3.5, 7.0)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_core() -> Iterator[None]:
+    """One core for this process and its children."""
+    cores, threads = os.sched_getaffinity(0), torch.get_num_threads()
+    os.sched_setaffinity(0, {min(cores)})
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    os.sched_setaffinity(0, cores)
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("imagenet")
+    imagenet_like.write_tree(root, CLASSES, PER_CLASS)
+    (root / "classes.txt").write_text("\n".join(CLASSES))
+    return root
+
+
+def packed(tree: Path, store: str) -> StreamedImages:
+    file = tree / f"{store.replace(':', '')}.beton"
+    command = [sys.executable, "-m", "m3d_fast.loaders.pack", "--data-root", str(tree)]
+    command += ["--dataset", f"custom:{tree / 'classes.txt'}", "--store", store]
+    subprocess.run([*command, "--out", str(file)], check=True)
+    back_end = FfcvImages(file, workers=1)
+    return StreamedImages(back_end, mean=(0.5,) * 3, std=(0.5,) * 3, cache="none")
+
+
+def one_pass(images: StreamedImages) -> Callable[[], None]:
+    """Every image once, class after class, in shuffled order."""
+    cycle = [[label] for label in range(images.num_classes)]
+
+    def run() -> None:
+        with images.batches(cycle, BATCH) as batches:
+            for _ in cycle:
+                assert next(batches).shape == (1, BATCH, 3, SIZE, SIZE)
+
+    return run
+
+
+def image_folder(tree: Path) -> DataLoader:
+    crop = v2.Compose([v2.Resize(SIZE, antialias=True), v2.CenterCrop(SIZE), v2.PILToTensor()])
+    data = ImageFolder(str(tree / "train"), crop)
+    return DataLoader(data, BATCH, shuffle=True, num_workers=1, persistent_workers=True)
+
+
+def differences(images: StreamedImages, reference: DataLoader) -> np.ndarray:
+    """Mean absolute difference of every image, float64 ``(N,)``."""
+    found = []
+    for label in range(images.num_classes):
+        rows = range(label * PER_CLASS, (label + 1) * PER_CLASS)
+        expected = torch.stack([reference.dataset[row][0] for row in rows])
+        ours = images.take(label, range(PER_CLASS))
+        found.append((ours.short() - expected.short()).abs().double().mean((1, 2, 3)))
+    return torch.cat(found).numpy()
+
+
+@pytest.mark.parametrize("store", ["raw", "jpeg:95", "original"])
+def test_class_wise(store: str, tree: Path, interleaved, benchmark) -> None:
+    images, peer = packed(tree, store), image_folder(tree)
+    difference = differences(images, peer)
+    mean, largest = BOUNDS[store]
+    assert difference.mean() <= mean, difference.mean()
+    assert difference.max() <= largest, difference.max()
+
+    def folder_pass() -> None:
+        for batch, _ in peer:
+            assert batch.shape == (BATCH, 3, SIZE, SIZE)
+
+    medians = interleaved(
+        {store: one_pass(images), "ImageFolder, DataLoader": folder_pass}, rounds=5
+    )
+    count = len(difference)
+    per_second = {name: count / seconds for name, seconds in medians.items()}
+    benchmark.extra_info["case"] = f"{count} images of {SIZE} px from {store}, class by class"
+    benchmark.extra_info["images_per_second"] = per_second
+    found = {"mean": float(difference.mean()), "largest": float(difference.max())}
+    benchmark.extra_info["difference"] = found
+    print(store, per_second, found)
