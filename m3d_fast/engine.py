@@ -12,7 +12,7 @@ from .config import CondenseConfig, ResolvedConfig
 from .distributed import Ranks, joined_ranks
 from .errors import UserError
 from .interruption import Interrupted, stop_signals
-from .loaders import RealImages, open_dataset
+from .loaders import RealImages, dataset_info, open_dataset
 from .metrics import Metrics
 from .pictures import save_pictures
 from .planning import Plan, refuse_what_cannot_fit
@@ -48,7 +48,7 @@ def condense(config: CondenseConfig, *, resume: bool = False) -> SyntheticSet:
         run = RunFolder(settings.out)
         ranks.lead(lambda: run.check(settings, resume=resume))
         local = replace(settings, device=ranks.agree(lambda: ranks.device(settings.device)))
-        real = ranks.first_one_then_all(lambda: _open(local))
+        real = ranks.first_one_then_all(lambda: _open(local, ranks))
         classes = ranks.agree(lambda: ranks.share(real.num_classes))
         ranks.agree(lambda: refuse_what_cannot_fit(run, local, real, classes))
         condenser = ranks.agree(lambda: Condenser(local, real, classes))
@@ -60,7 +60,9 @@ def condense(config: CondenseConfig, *, resume: bool = False) -> SyntheticSet:
     return SyntheticSet.load(run.synthetic_file)
 
 
-def _open(config: ResolvedConfig) -> RealImages:
+def _open(config: ResolvedConfig, ranks: Ranks) -> RealImages:
+    """The training images; where their number is known before, with room for this rank's alone."""
+    known = dataset_info(config.dataset).num_classes
     real = open_dataset(
         config.dataset,
         config.data_root,
@@ -70,6 +72,7 @@ def _open(config: ResolvedConfig) -> RealImages:
         loader=config.loader,
         cache=config.cache,
         workers=config.workers,
+        classes=None if known is None else ranks.share(known),
     )
     smallest = min(real.class_sizes)
     if config.ipc > smallest:

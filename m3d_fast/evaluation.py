@@ -4,9 +4,7 @@ It is IDC's protocol (arXiv 2205.14959, used by M3D). Test images are touched he
 """
 
 import hashlib
-import math
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -24,28 +22,21 @@ from .config import (
     resolve_device,
     setting,
 )
-from .coreset import herding, initial_pixels, k_center, random_images
 from .distributed import Ranks, joined_ranks
 from .errors import UserError
 from .loaders import CACHES, LOADERS, RealImages, open_dataset
 from .networks import NETWORKS, build_network, check_network
 from .presets import Protocol, protocol_for
 from .progress import Progress
-from .randomness import derived_seed, generator
+from .randomness import generator
 from .results import Outcome, Results, Task
 from .run import RunFolder, environment
-from .synthetic import SyntheticSet, decode
+from .synthetic import SyntheticSet
 from .training import Trainer
-
-Sets = Callable[[int], tuple[Tensor, Tensor]]  # the training set for each repeat
+from .training_sets import TrainingSets
 
 BASELINES = ("random", "herding", "k-center")
 SELECTION = "last iterate; no test image was seen before this evaluation"
-
-# the network whose features herding and k-center use is trained on so many images of each class,
-# for so many epochs; fewer where all of them, as float32, would take more memory than this
-EXTRACTOR_IMAGES, EXTRACTOR_EPOCHS = 500, 5
-EXTRACTOR_BYTES = 8e9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +99,9 @@ def evaluate(run: str | Path, config: EvaluateConfig | None = None) -> dict[str,
     with joined_ranks() as ranks, folder.lock:
         ranks.agree(folder.load_config)  # is it a run folder?
         ranks.lead(folder.lock.acquire)
-        evaluation = ranks.agree(lambda: _Evaluation(folder, config or EvaluateConfig(), ranks))
+        settings = config or EvaluateConfig()
+        # the first rank may have to pack the test images for the others
+        evaluation = ranks.first_one_then_all(lambda: _Evaluation(folder, settings, ranks))
         evaluation.complete()
     return evaluation.results.content
 
@@ -137,7 +130,7 @@ class _Evaluation:
         self.test = self._open("test")
         self._check_data()
         self._trainers: dict[str, Trainer] = {}
-        self._made: tuple[str, str, Sets] | None = None  # the sets made last, and for what
+        self._sets = TrainingSets(self.settings, self.synthetic, lambda: self.train, config.seed)
         self.results = Results(run.evaluation_file, self._described())
 
     @cached_property
@@ -204,6 +197,8 @@ class _Evaluation:
         ranks, results = self.ranks, self.results
         ranks.lead(results.set_other_aside)
         missing = results.missing(self.methods, self.networks, self.protocol.repeats)
+        if any(task.method != self.settings.method for task in missing):
+            ranks.first_one_then_all(lambda: self.train)
         for start in range(0, len(missing), ranks.size):
             own = missing[start : start + ranks.size][ranks.rank :][:1]
             trained = ranks.agree(partial(self._train, own))
@@ -218,7 +213,7 @@ class _Evaluation:
         for task in tasks:
             start = time.perf_counter()
             trainer = self._trainer(task.network)
-            images, labels = self._sets(task.method, task.network)(task.repeat)
+            images, labels = self._sets.get(task, trainer)
             name = f"{task.method} {task.network}"
             accuracy = self._accuracy(trainer, images, labels, name, task.repeat)
             outcomes.append(Outcome(task, accuracy, time.perf_counter() - start, len(images)))
@@ -247,66 +242,11 @@ class _Evaluation:
         decoded = len(self.synthetic.images) * self.synthetic.factor**2
         return decoded * self.protocol.epochs + sum(self.test.class_sizes)
 
-    def _sets(self, method: str, network: str) -> Sets:
-        """The training set of ``method`` for each repeat; choosing a coreset takes long."""
-        if self._made is None or self._made[:2] != (method, network):
-            self._made = method, network, self._make_sets(method, network)
-        return self._made[2]
-
-    def _make_sets(self, method: str, network: str) -> Sets:
-        ipc, factor = self.synthetic.ipc, self.synthetic.factor
-        if method == self.settings.method:
-            fixed = self.synthetic.images.to(self.device).unflatten(0, (-1, ipc))
-            return lambda repeat: _labelled(decode(fixed, factor))
-        if method == "initial":
-            fixed = initial_pixels(self.train, self.settings)
-            return lambda repeat: _labelled(decode(fixed, factor))
-        if method == "random":
-            # another choice for every network: the spread is that of the baseline
-            return lambda repeat: _labelled(self._random(repeat))
-        rule = {"herding": herding, "k-center": k_center}[method]
-        chosen = rule(self.train, ipc, self._extractor(self._trainer(network))).float() / 255
-        return lambda repeat: _labelled(chosen)
-
-    def _random(self, repeat: int) -> Tensor:
-        seed = derived_seed(self.config.seed, "coreset", 1, repeat)
-        return random_images(self.train, self.synthetic.ipc, seed).float() / 255
-
-    def _extractor(self, trainer: Trainer) -> Callable[[Tensor], Tensor]:
-        """Features of the network after a short training on real training images."""
-        seed = self.config.seed
-        bytes_per_image = 4 * math.prod(self.train.image_shape)
-        affordable = int(EXTRACTOR_BYTES / bytes_per_image / self.train.num_classes)
-        per_class = min(EXTRACTOR_IMAGES, max(1, affordable), *self.train.class_sizes)
-        images = random_images(self.train, per_class, derived_seed(seed, "coreset", 2))
-        extractor = Trainer(
-            trainer.network,
-            replace(self.protocol, epochs=EXTRACTOR_EPOCHS),
-            self.synthetic.mean,
-            self.synthetic.std,
-            device=self.device,
-            precision=self.precision,
-            compile=False,
-        )
-        float_images, labels = _labelled(images.float() / 255)
-        with self._progress("features for the coreset", EXTRACTOR_EPOCHS, images) as progress:
-            extractor.fit(
-                float_images,
-                labels,
-                initial=generator(seed, "evaluation-network", 1, device=self.device),
-                stream=generator(seed, "evaluation-training", 1, device=self.device),
-                on_epoch=lambda epoch, loss: progress.update(epoch),
-            )
-        return extractor.embed
-
-    def _progress(self, label: str, epochs: int, images: Tensor) -> Progress:
-        return Progress(label, epochs, images_per_step=len(images), bar=self.ranks.leads)
-
     def _accuracy(
         self, trainer: Trainer, images: Tensor, labels: Tensor, name: str, repeat: int
     ) -> float:
         seed, epochs = self.config.seed, self.protocol.epochs
-        with self._progress(name, epochs, images) as progress:
+        with Progress(name, epochs, images_per_step=len(images), bar=self.ranks.leads) as progress:
             trainer.fit(
                 images,
                 labels,
@@ -315,13 +255,6 @@ class _Evaluation:
                 on_epoch=lambda epoch, loss: progress.update(epoch),
             )
         return trainer.accuracy(self.test)
-
-
-def _labelled(images: Tensor) -> tuple[Tensor, Tensor]:
-    """``(C, n, channels, H, W)`` to a flat training set."""
-    classes, count = images.shape[:2]
-    labels = torch.arange(classes, device=images.device).repeat_interleave(count)
-    return images.flatten(0, 1), labels
 
 
 def _names(joined: str) -> tuple[str, ...]:

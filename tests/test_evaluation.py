@@ -12,7 +12,7 @@ from m3d_fast.errors import UserError
 from m3d_fast.loaders import open_dataset
 from m3d_fast.networks import build_network
 from m3d_fast.presets import Protocol, protocol_for
-from m3d_fast.results import table
+from m3d_fast.results import Task, table
 from m3d_fast.training import Trainer
 
 
@@ -257,7 +257,8 @@ def test_the_initialisation_is_the_one_the_run_started_from(run: Path) -> None:
     from m3d_fast.synthetic import decode
 
     evaluation = _Evaluation(RunFolder(run), quick(), Ranks())
-    images, labels = evaluation._sets("initial", "convnet3")(0)
+    task = Task("initial", "convnet3", 0)
+    images, labels = evaluation._sets.get(task, evaluation._trainer("convnet3"))
     config = CondenseConfig(dataset="digits", iterations=8, device="cpu").resolved()
     expected = decode(initial_pixels(open_dataset("digits"), config), 2).flatten(0, 1)
     assert torch.equal(images, expected)
