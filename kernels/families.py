@@ -21,7 +21,7 @@ def _check_positive(name: str, given: object) -> None:
         _check_bandwidth_tensor(name, given)
     elif isinstance(given, bool) or not isinstance(given, int | float):
         raise TypeError(f"{name}: expected a float or a tensor, got {given!r}")
-    elif not (math.isfinite(given) and given > 0):
+    elif not 0 < given < math.inf:
         raise ValueError(f"{name}: expected a positive finite number, got {given}")
 
 

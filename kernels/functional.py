@@ -127,8 +127,8 @@ class MMDLoss(nn.Module):
     """``mmd2`` as a module; see there for shapes and errors.
 
     Args:
-        kernel: ``Gaussian``, ``Polynomial`` or ``Linear``. A bandwidth tensor in it stays on its
-            device when the module moves.
+        kernel: ``Gaussian``, ``Polynomial`` or ``Linear``; None stands for ``Gaussian()``. A
+            bandwidth tensor in it stays on its device when the module moves.
         estimator: "biased" or "unbiased".
         reduction: over the batch dimensions: "mean", "sum" or "none".
         precision: as in ``mmd2``.
@@ -136,18 +136,19 @@ class MMDLoss(nn.Module):
 
     def __init__(
         self,
-        kernel: Kernel = M3D_KERNEL,
+        kernel: Kernel | None = None,  # torch 2.11 cannot compile a constructor's other defaults
         *,
         estimator: Estimator = "biased",
         reduction: Reduction = "mean",
         precision: Precision | None = None,
     ) -> None:
         super().__init__()
+        kernel = M3D_KERNEL if kernel is None else kernel
         checks.check_kernel(kernel)
         checks.check_choice("estimator", estimator, Estimator)
         checks.check_choice("reduction", reduction, Reduction)
         checks.check_precision(precision)
-        self.kernel = kernel
+        self.kernel: Kernel = kernel
         self.estimator: Estimator = estimator
         self.reduction: Reduction = reduction
         self.precision: Precision | None = precision

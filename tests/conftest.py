@@ -7,8 +7,31 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 # on a GPU torch's own products are reproducible with this alone, which the tests insist on
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
+import numpy as np
 import pytest
 import torch
+
+INTERPRETED = os.environ["TRITON_INTERPRET"] == "1"
+
+
+def pytest_configure() -> None:
+    try:
+        import triton
+    except ModuleNotFoundError:
+        return
+    old = triton.__version__.startswith("3.6.")
+    if INTERPRETED and old and np.lib.NumpyVersion(np.__version__) >= "2.4.0":
+        raise pytest.UsageError(
+            f"the interpreter of triton {triton.__version__} expects numpy < 2.4, and this is numpy"
+            f" {np.__version__}: pip install 'numpy<2.4', or a newer triton"
+        )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
 @pytest.fixture(autouse=True)

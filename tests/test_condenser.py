@@ -19,8 +19,6 @@ from m3d_fast.profiling import RANGES
 from tests.commands import ROOT, condense_digits, environment, run
 from tests.test_engine import digits, settings
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-
 
 @pytest.mark.parametrize("chunk", [1, 3, 5, 10])
 def test_pixels_on_the_host_end_with_the_same_bytes(chunk: int) -> None:
@@ -190,7 +188,7 @@ def gpu_settings(**given) -> ResolvedConfig:
     return CondenseConfig(**given).resolved()
 
 
-@needs_cuda
+@pytest.mark.gpu
 @pytest.mark.parametrize("compile", [False, True])
 @pytest.mark.parametrize("graphs", [False, True])
 def test_an_iteration_does_not_wait_for_the_device(compile: bool, graphs: bool) -> None:
@@ -207,7 +205,7 @@ def test_an_iteration_does_not_wait_for_the_device(compile: bool, graphs: bool) 
             torch.cuda.set_sync_debug_mode("default")
 
 
-@needs_cuda
+@pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["bf16", "tf32", "fp32"])
 @pytest.mark.parametrize("host", [False, True])
 def test_graphs_compiler_and_host_pixels_change_nothing_but_rounding(precision, host) -> None:

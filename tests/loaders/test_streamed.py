@@ -423,7 +423,7 @@ def test_every_back_end_serves_the_same(
     assert torch.equal(one.take(2, [8, 0]), other.take(2, [8, 0]))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("kept", [0, 9, 17])
 @pytest.mark.parametrize("place", ["cuda", "cpu"])
 def test_on_a_gpu(place: str, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
