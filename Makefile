@@ -43,6 +43,7 @@ bench: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -W default benchmarks/bench_loaders.py --benchmark-json=benchmarks/results/cpu/loaders.json
 	$(BIN)/python -m benchmarks.report benchmarks/results/cpu/*.json
 
-# from a bare checkout: tests of the kernels, compiled, then the benchmarks; 8 minutes at most
+# from a bare checkout: tests of the kernels, compiled, then the benchmarks; 8 minutes at most.
+# The engine's benchmark would not fit: $(PYTHON) -m benchmarks.gpu engine
 gpu:
 	$(PYTHON) -m benchmarks.gpu

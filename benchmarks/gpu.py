@@ -2,8 +2,9 @@
 
 Needs a bare checkout, torch, triton and pytest, no network and no pytest-benchmark. Writes one JSON
 per suite, in pytest-benchmark's layout, into benchmarks/results/<gpu>/, within 8 minutes: a suite
-is a process that is stopped when the time is up, and its JSON then says so as "cut_short". What was
-left out can be named: ``python -m benchmarks.gpu engine``.
+is a process that is stopped when its time is up, and its JSON then says so as "cut_short". Suites
+that are named run alone, with all the time there is: ``python -m benchmarks.gpu engine``. The
+engine's runs only so: it would not fit beside the others.
 """
 
 import importlib.util
@@ -17,22 +18,26 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stdout
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-BUDGET = 465.0  # seconds for everything: what runs then is stopped
-TESTS_BUDGET = 240.0
+# the most seconds each suite may take, what matters most first
+BUDGETS = {
+    "tests": 200.0,
+    "gradient": 100.0,
+    "cmmd": 25.0,
+    "kid": 25.0,
+    "gpu_tests": 45.0,
+    "two_sample": 30.0,
+    "libraries": 40.0,  # KeOps compiles, for as long as it takes
+}
+BUDGET = sum(BUDGETS.values())  # for everything, and for what is named
+TESTS = ("tests", "gpu_tests")
 ONE = "--records-of"  # with a suite: measure it here and print its records
 # compiles for chips that are not there, for minutes, and needs no GPU
 NOT_HERE = "tests/kernels/test_triton_compiled.py"
-ENGINE_TESTS = [
-    f"tests/test_condenser.py::{name}"
-    for name in (
-        "test_an_iteration_does_not_wait_for_the_device",
-        "test_graphs_compiler_and_host_pixels_change_nothing_but_rounding",
-    )
-]
 
 
 def missing() -> str | None:
@@ -70,6 +75,7 @@ def described() -> dict[str, Any]:
     }
 
 
+@cache
 def has_engine() -> bool:
     """Whether the engine can run here; one sentence if not."""
     there = importlib.util.find_spec("safetensors") is not None
@@ -79,7 +85,7 @@ def has_engine() -> bool:
 
 
 def suites() -> dict[str, Callable[[], Iterable[dict[str, Any]]]]:
-    """What can be measured here, in the order it runs."""
+    """What can be measured here."""
     from benchmarks import gpu_suites
 
     known: dict[str, Any] = dict(gpu_suites.SUITES)
@@ -118,22 +124,35 @@ def bounded(command: list[str], seconds: float, **environment: str) -> tuple[str
         return process.communicate()[0], None
 
 
-def tested(seconds: float) -> tuple[list[dict[str, Any]], bool]:
-    """Run tests/kernels compiled: one record with pytest's own summary, and if it was finished."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/kernels"]
-    command += ENGINE_TESTS if has_engine() else []
-    command += [f"--ignore={path}" for path in (NOT_HERE, *needing_hypothesis())]
+def gpu_test_files() -> list[str]:
+    """Files beside the kernels' with tests that are skipped without a CUDA device."""
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
+    return [str(path.relative_to(ROOT)) for path in files if "pytest.mark.gpu" in path.read_text()]
+
+
+def selection(suite: str) -> list[str]:
+    """What pytest is to run: the kernels' tests, or all others that need a GPU."""
+    if suite == "gpu_tests":
+        return ["-m", "gpu", *gpu_test_files()]
+    return ["tests/kernels", *(f"--ignore={path}" for path in (NOT_HERE, *needing_hypothesis()))]
+
+
+def tested(suite: str, seconds: float) -> tuple[list[dict[str, Any]], bool]:
+    """Run tests compiled: one record with pytest's own summary, and whether it was finished."""
+    # warnings of versions that are not ours to choose are shown and fail nothing
+    command = [sys.executable, "-m", "pytest", "-q", "-W", "default", "-p", "no:cacheprovider"]
+    command += selection(suite)
     if importlib.util.find_spec("xdist") is not None:
-        command += ["-n", "4"]
+        command += ["-n", str(min(8, os.cpu_count() or 1))]
     started = time.monotonic()
-    output, status = bounded(command, min(seconds, TESTS_BUDGET), TRITON_INTERPRET="0")
+    output, status = bounded(command, seconds, TRITON_INTERPRET="0")
     failed = re.findall(r"^(?:FAILED|ERROR) .*", output, flags=re.MULTILINE)
     summary = output.strip().splitlines()[-1] if output.strip() else "no output"
     print("\n".join([*failed[:40], summary]), flush=True)
-    info = {"case": "tests/kernels, compiled", "summary": summary, "failed": failed}
+    info = {"case": f"{suite}, compiled", "summary": summary, "failed": failed}
     taken = {"pytest": time.monotonic() - started}
     info |= {"status": 124 if status is None else status, "median_seconds": taken}
-    return [{"name": "tests", "extra_info": info}], status is not None
+    return [{"name": suite, "extra_info": info}], status is not None
 
 
 def timed(suite: str, seconds: float) -> tuple[list[dict[str, Any]], bool]:
@@ -158,12 +177,32 @@ def print_records(suite: str) -> None:
             print(json.dumps(record), file=out, flush=True)
 
 
+def chosen(named: list[str]) -> dict[str, float]:
+    """What runs, in order, and the most seconds each may take."""
+    here = [*TESTS, *suites()]
+    wanted = dict.fromkeys(named, BUDGET) or BUDGETS
+    if not has_engine():
+        here.remove("gpu_tests")
+    elif not named:
+        print("The engine's benchmark has a run of its own: python -m benchmarks.gpu engine")
+    return {suite: most for suite, most in wanted.items() if suite in here}
+
+
+def unknown(named: list[str]) -> str | None:
+    """The one sentence that says which suites there are, if one is named that is none of them."""
+    known = (*BUDGETS, "engine")
+    wrong = [name for name in named if name not in known]
+    if not wrong:
+        return None
+    return f"make gpu has no suite {', '.join(wrong)}: expected some of {', '.join(known)}."
+
+
 def main() -> int:
     """Run everything; 2 if it cannot, 1 if a test failed or a result was wrong."""
     if sys.argv[1:2] == [ONE]:
         print_records(sys.argv[2])
         return 0
-    reason = missing()
+    reason = unknown(sys.argv[1:]) or missing()
     if reason:
         print(reason, file=sys.stderr)
         return 2
@@ -176,13 +215,12 @@ def main() -> int:
     folder = ROOT / "benchmarks" / "results" / name
     folder.mkdir(parents=True, exist_ok=True)
     failed = False
-    wanted = sys.argv[1:]
-    for suite in [name for name in ("tests", *suites()) if not wanted or name in wanted]:
-        left = BUDGET - (time.monotonic() - started)
+    for suite, most in chosen(sys.argv[1:]).items():
+        left = min(most, BUDGET - (time.monotonic() - started))
         if left <= 0:
             records, finished = [], False
         else:
-            records, finished = tested(left) if suite == "tests" else timed(suite, left)
+            records, finished = (tested if suite in TESTS else timed)(suite, left)
         content = common | {"benchmarks": records}
         if not finished:
             content["cut_short"] = f"{suite}: stopped when its time was up, after {left:.0f} s"

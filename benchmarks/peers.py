@@ -16,6 +16,7 @@ from m3d_fast.kernels import reference
 
 M3D_RULE = reference.Rule("gaussian_mean", SCALES, unbiased=False)
 Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+AnyStep = Callable[[Tensor, Tensor], tuple[Tensor | None, Tensor]]  # the value may be left out
 
 
 def optional(name: str) -> ModuleType | None:
