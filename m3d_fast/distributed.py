@@ -141,12 +141,28 @@ def joined_ranks() -> Iterator[Ranks]:
     level = log.level
     if not ranks.leads:
         log.setLevel(logging.WARNING)
-    dist.init_process_group("gloo", timeout=PATIENCE)
+    store, rank, size = next(dist.rendezvous("env://", timeout=PATIENCE))
+    store.set_timeout(PATIENCE)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=PATIENCE)
     try:
         yield ranks
+        with _watched():
+            _leave_together(store, ranks)
     finally:
         log.setLevel(level)
         dist.destroy_process_group()
+
+
+def _leave_together(store: dist.Store, ranks: Ranks) -> None:
+    """Wait until no rank needs gloo any more: one that leaves takes its connections away.
+
+    A last exchange over gloo would not do: it ends on one rank while others are still in it.
+    """
+    store.set(f"done/{ranks.rank}", "")
+    store.wait([f"done/{rank}" for rank in range(ranks.size)])
+    store.set(f"left/{ranks.rank}", "")
+    if ranks.leads:  # it may be the one that serves the store
+        store.wait([f"left/{rank}" for rank in range(ranks.size)])
 
 
 def rank_of_process() -> int:
