@@ -89,6 +89,7 @@ def _run_loop(condenser: Condenser, run: RunFolder, ranks: Ranks) -> None:
     log.info(_summary(config, condenser, first, ranks))
     metrics = Metrics(run, ranks, real.class_names, first=first, images_per_step=images)
     plan = Plan(condenser, run, ranks, first)
+    plan.announce()
     progress = Progress("condense", total, done=first, images_per_step=images, bar=ranks.leads)
     writer = CheckpointWriter(
         run.checkpoints, condenser.classes, real.num_classes, config.checkpoint_every

@@ -1,4 +1,4 @@
-"""Does a run fit, and how long will it take? Said within its first minute, not after a day."""
+"""Does a run fit, and how long will it take? Said before its first iteration, not after a day."""
 
 import logging
 import math
@@ -14,14 +14,16 @@ from .condenser import Condenser, Step
 from .config import ResolvedConfig
 from .distributed import Ranks
 from .errors import UserError
-from .loaders import RealImages
+from .loaders import RealImages, dataset_info
 from .loaders.room import free_bytes
+from .pixels import fits_beside_a_chunk
 from .run import RunFolder
 
 log = logging.getLogger("m3d_fast")
 
 WARM_UP, MEASURED = 2, 3  # iterations: the first ones compile and capture
-QUIET_SECONDS = 600  # shorter runs need no plan
+QUIET_SECONDS = 600  # shorter runs of small sets need no plan
+MANY_CLASSES = 100  # from here on, and for image files, it is said before the first iteration
 WAITING = 0.05  # share of the time from which waiting for the loader is worth a word
 
 
@@ -48,7 +50,10 @@ def refuse_what_cannot_fit(
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     held = _state_bytes(config, real, len(classes))
     room = free_bytes(torch.device("cpu"))
-    if config.device == "cpu" and held * local > room:
+    device = torch.device(config.device)
+    # a GPU keeps them only where they leave room to a chunk
+    on_host = device.type == "cpu" or not fits_beside_a_chunk(held // 2, free_bytes(device))
+    if on_host and held * local > room:
         raise UserError(
             f"pixels and momentum take {_gb(held * local)} of memory, {_gb(room)} are free; take a "
             f"smaller --ipc or --size, or share the classes among machines with torchrun"
@@ -71,7 +76,7 @@ def disk_free(run: RunFolder) -> int:
 
 
 class Plan:
-    """Measures the first warm iterations of a run and says what they promise.
+    """Says what a run takes: of a big set before it starts, of a long run from its first steps.
 
     Args:
         condenser: of this rank.
@@ -82,9 +87,26 @@ class Plan:
 
     def __init__(self, condenser: Condenser, run: RunFolder, ranks: Ranks, first: int) -> None:
         self._condenser, self._run, self._ranks = condenser, run, ranks
-        self._start = first + WARM_UP
+        self._first, self._start = first, first + WARM_UP
         self._stop = self._start + MEASURED
         self._clock = self._waited = 0.0
+
+    def announce(self) -> None:
+        """Before the first iteration of a big set: memory, disk, images/s and hours it will take.
+
+        They come from a warm-up on black images, which leaves no trace in the run.
+        """
+        config, real = self._condenser.config, self._condenser.real
+        left = config.iterations - self._first
+        big = dataset_info(config.dataset).kind == "imagenet" or real.num_classes >= MANY_CLASSES
+        if not big or not left:
+            return
+        measured = (self._condenser.seconds_per_iteration(), self._peak_memory())
+        everywhere = zip(*self._ranks.gather(measured), strict=True)
+        seconds, memory = (max(column) for column in everywhere)
+        needed = real.num_classes * config.real_batch / seconds
+        log.info("%s", self._space(memory))
+        log.info("%s, %.0f real images/s needed", self._time(seconds, left), needed)
 
     def observe(self, done: int, step: Step) -> None:
         """Take note of an iteration; the device is waited for twice in a run."""
@@ -111,12 +133,21 @@ class Plan:
         needed = images / (seconds * max(1 - waiting, 1e-3))
         hint = "; more --workers or --cache host would help" if waiting > WAITING else ""
         return [
-            f"plan: {_duration(seconds * left)} for {left:,} iterations of {seconds:.3g} s",
+            self._time(seconds, left),
             f"plan: {needed:,.0f} real images/s needed, {images / seconds:,.0f} delivered, "
             f"{100 * waiting:.0f} % of the time spent waiting for them{hint}",
-            f"plan: {_gb(memory)} of memory per device, {_gb(disk_needed(config, real))} of disk "
-            f"({_gb(disk_free(self._run))} free)",
+            self._space(memory),
         ]
+
+    def _time(self, seconds: float, left: int) -> str:
+        return f"plan: {_duration(seconds * left)} for {left:,} iterations of {seconds:.3g} s"
+
+    def _space(self, memory: int) -> str:
+        needed = disk_needed(self._condenser.config, self._condenser.real)
+        return (
+            f"plan: {_gb(memory)} of memory per device, {_gb(needed)} of disk "
+            f"({_gb(disk_free(self._run))} free)"
+        )
 
     def _peak_memory(self) -> int:
         device = self._condenser.device
