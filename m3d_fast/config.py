@@ -1,56 +1,27 @@
 """What can be set of a condensation, checked and completed before anything starts."""
 
-import difflib
-import math
-import shutil
-import sysconfig
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 
 from .augment import parse_strategy
+from .checks import check_name, check_positive
 from .errors import UserError
 from .loaders import CACHES, DATASETS, LOADERS, dataset_info, file_name, image_side
+from .machine import PRECISIONS, compile_pays, default_precision, resolve_device
 from .methods import METHODS
 from .networks import CONDENSING, build_network, check_network
 from .presets import network_for, preset_for
+from .settings import number_or_auto, setting
 from .synthetic import check_factor
 
 INITS = ("mix", "real", "noise")
-PRECISIONS = ("bf16", "tf32", "fp32")
 # settings that suit the machine: they change a result in its rounding alone
 MACHINE = ("device", "precision", "compile", "cuda_graphs", "class_chunk", "profile")
 
 MAX_DECODED = 200  # synthetic images of a class per step, a random choice beyond
-
-# pixels through the network below which compiling takes longer than it saves: 20 s against 0.2 ms
-# per image of 28 px (ConvNet-3, bf16, 2 CPU cores)
-COMPILE_PAYS_PIXELS = 100_000 * 28**2
-
-
-def setting(
-    default: Any,
-    group: str,
-    unit: str,
-    help: str,
-    usual: Any = None,
-    parse: Callable[[str], Any] | None = None,
-) -> Any:
-    """A dataclass field that the command line shows as a flag of ``group``, valued in ``unit``.
-
-    ``usual`` is what None stands for, where that is one value for all data sets; ``parse`` reads
-    the flag where the field's type does not.
-    """
-    metadata = {"group": group, "unit": unit, "help": help, "usual": usual, "parse": parse}
-    return field(default=default, metadata=metadata)
-
-
-def number_or_auto(text: str) -> int | None:
-    """A whole number, or None for "auto"."""
-    return None if text == "auto" else int(text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,67 +247,3 @@ class ResolvedConfig(CondenseConfig):
     def images_through_network(self) -> int:
         """Images embedded in the whole run, counted for ten classes."""
         return 10 * (self.real_batch + min(self.decoded_per_class, MAX_DECODED)) * self.iterations
-
-
-def check_name(argument: str, given: str | None, known: Iterable[str]) -> None:
-    """Raise UserError, offering the nearest names, unless ``given`` is known."""
-    names = list(known)
-    if given not in names:
-        near = difflib.get_close_matches(given or "", names, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
-        raise UserError(f"{argument}: {given!r} is not known; {hint}")
-
-
-def check_positive(argument: str, value: float | None) -> None:
-    """Raise UserError unless ``value`` is finite and above 0."""
-    if value is None or not math.isfinite(value) or value <= 0:
-        raise UserError(f"{argument}: expected a number above 0, got {value}")
-
-
-def resolve_device(device: str | None) -> str:
-    """``device``, or the best there is.
-
-    Raises:
-        UserError: for a device this machine or torch does not have.
-    """
-    if device is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    kind = device.split(":")[0]
-    if kind not in ("cuda", "cpu"):
-        raise UserError(f"device: expected cuda or cpu, got {device!r}")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise UserError("device: cuda was asked for, but torch sees no CUDA GPU; use --device cpu")
-    try:
-        parsed = torch.device(device)
-    except RuntimeError as error:
-        raise UserError(f"device: expected cuda, cuda:N or cpu, got {device!r}") from error
-    if kind == "cuda" and (parsed.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise UserError(f"device: {device} was asked for, but there are {count} CUDA GPUs")
-    return device
-
-
-def default_precision(device: str) -> str:
-    """bf16 on CUDA and on CPUs with bf16 instructions, else fp32."""
-    if device.startswith("cuda"):
-        return "bf16"
-    return "bf16" if cpu_has_bf16() else "fp32"
-
-
-def cpu_has_bf16() -> bool:
-    """Whether this CPU multiplies bf16 natively (AVX512-BF16 or AMX); elsewhere it is emulated."""
-    flags = Path("/proc/cpuinfo")
-    return flags.is_file() and any(
-        name in flags.read_text() for name in ("avx512_bf16", "amx_bf16", "bf16 ")
-    )
-
-
-def compile_pays(images: int, size: int) -> bool:
-    """Whether so many images of ``size`` px are worth compiling for, and a compiler is there."""
-    return images * size**2 >= COMPILE_PAYS_PIXELS and has_compiler()
-
-
-def has_compiler() -> bool:
-    """Whether torch.compile finds what it needs on a CPU: g++ and Python's headers."""
-    header = Path(sysconfig.get_paths()["include"]) / "Python.h"
-    return shutil.which("g++") is not None and header.is_file()

@@ -13,25 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .config import (
-    PRECISIONS,
-    check_name,
-    check_positive,
-    compile_pays,
-    default_precision,
-    resolve_device,
-    setting,
-)
+from .checks import check_name, check_positive
 from .distributed import Ranks, joined_ranks
 from .errors import UserError
 from .loaders import CACHES, LOADERS, RealImages, open_dataset
+from .machine import PRECISIONS, compile_pays, default_precision, resolve_device
 from .networks import NETWORKS, build_network, check_network
 from .presets import Protocol, protocol_for
 from .progress import Progress
 from .randomness import generator
 from .results import Outcome, Results, Task
 from .run import RunFolder, environment
-from .synthetic import SyntheticSet
+from .settings import setting
+from .synthetic import StoredImages, SyntheticSet
 from .training import Trainer
 from .training_sets import TrainingSets
 
@@ -243,7 +237,7 @@ class _Evaluation:
         return decoded * self.protocol.epochs + sum(self.test.class_sizes)
 
     def _accuracy(
-        self, trainer: Trainer, images: Tensor, labels: Tensor, name: str, repeat: int
+        self, trainer: Trainer, images: StoredImages, labels: Tensor, name: str, repeat: int
     ) -> float:
         seed, epochs = self.config.seed, self.protocol.epochs
         with Progress(name, epochs, images_per_step=len(images), bar=self.ranks.leads) as progress:

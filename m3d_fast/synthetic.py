@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,37 @@ def decode(pixels: Tensor, factor: int) -> Tensor:
     return torch.stack(tiles, 1).view(*lead, count * factor**2, channels, height, width)
 
 
+class StoredImages:
+    """Images kept as they are stored; those asked for are decoded, or scaled from bytes.
+
+    Args:
+        pixels: ``(n, C, H, W)``, float in [0, 1] or uint8.
+        factor: tiles per side of every image.
+    """
+
+    def __init__(self, pixels: Tensor, factor: int = 1) -> None:
+        self._pixels, self._factor = pixels, factor
+
+    def __len__(self) -> int:
+        return len(self._pixels) * self._factor**2
+
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        """``decode(pixels, factor)[indices]``, float in [0, 1]; ``indices`` int64 ``(m,)``."""
+        tiles = self._factor**2
+        chosen = self._pixels[indices // tiles]
+        images = chosen if chosen.is_floating_point() else chosen.float() / 255
+        if tiles == 1:
+            return images
+        height, width = images.shape[-2:]
+        edges = tile_edges(height, self._factor), tile_edges(width, self._factor)
+        decoded = torch.empty_like(images)
+        for tile, ((top, bottom), (left, right)) in enumerate(product(*edges)):
+            rows = (indices % tiles == tile).nonzero()[:, 0]
+            part = images[rows, :, top:bottom, left:right]
+            decoded[rows] = F.interpolate(part, (height, width), mode="bilinear")
+        return decoded
+
+
 def encode(images: Tensor, factor: int) -> Tensor:
     """Shrink ``factor**2`` images, by averaging, into the tiles of one: the "mix" initialisation.
 
@@ -72,7 +104,7 @@ def encode(images: Tensor, factor: int) -> Tensor:
     *lead, count, channels, height, width = images.shape
     grouped = images.reshape(-1, factor**2, channels, height, width)
     pixels = torch.empty_like(grouped[:, 0])
-    corners = [(y, x) for y in tile_edges(height, factor) for x in tile_edges(width, factor)]
+    corners = product(tile_edges(height, factor), tile_edges(width, factor))
     for tile, ((top, bottom), (left, right)) in enumerate(corners):
         pixels[:, :, top:bottom, left:right] = F.interpolate(
             grouped[:, tile], (bottom - top, right - left), mode="area"

@@ -12,6 +12,7 @@ from .embedding import CPU_PIECE, autocast
 from .loaders import RealImages
 from .networks import initialise
 from .presets import Protocol
+from .synthetic import StoredImages
 
 TEST_PIECE = 512  # test images per forward on a GPU
 
@@ -55,7 +56,7 @@ class Trainer:
 
     def fit(
         self,
-        images: Tensor,
+        images: Tensor | StoredImages,
         labels: Tensor,
         *,
         initial: torch.Generator,
@@ -65,7 +66,7 @@ class Trainer:
         """Train from a new initialisation.
 
         Args:
-            images: ``(n, C, H, W)`` float in [0, 1] on the device.
+            images: ``(n, C, H, W)`` float in [0, 1] on the device, or what gives them by batches.
             labels: ``(n,)`` int64 on the device.
             initial: draws the parameters.
             stream: draws order, augmentation and mixing.

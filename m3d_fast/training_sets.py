@@ -14,13 +14,13 @@ from .loaders import RealImages
 from .progress import Progress
 from .randomness import derived_seed, generator
 from .results import Task
-from .synthetic import SyntheticSet, decode
+from .synthetic import StoredImages, SyntheticSet
 from .training import Trainer
 
 # the network whose features herding and k-center use is trained on so many images of each class,
-# for so many epochs; fewer where all of them, as float32, would take more memory than this
+# for so many epochs; fewer where all of them, as bytes, would take more memory than this
 EXTRACTOR_IMAGES, EXTRACTOR_EPOCHS = 500, 5
-EXTRACTOR_BYTES = 8e9
+EXTRACTOR_BYTES = 2e9
 
 
 class TrainingSets:
@@ -45,8 +45,8 @@ class TrainingSets:
         # choosing a coreset takes long: the last one is kept, beside what it is for
         self._chosen: tuple[str, str, Tensor] | None = None
 
-    def get(self, task: Task, trainer: Trainer) -> tuple[Tensor, Tensor]:
-        """Images ``(n, C, H, W)`` in [0, 1] and labels ``(n,)`` of a task, on the device.
+    def get(self, task: Task, trainer: Trainer) -> tuple[StoredImages, Tensor]:
+        """Images and labels ``(n,)`` of a task, on the device.
 
         Args:
             task: names method, network and repeat.
@@ -55,28 +55,27 @@ class TrainingSets:
         if task.method == "random":
             # another choice for every network: the spread is that of the baseline
             seed = derived_seed(self._seed, "coreset", 1, task.repeat)
-            images = random_images(self._open_train(), self._synthetic.ipc, seed).float() / 255
+            images = random_images(self._open_train(), self._synthetic.ipc, seed)
             return _labelled(images)
         if self._chosen is None or self._chosen[:2] != (task.method, task.network):
             self._chosen = task.method, task.network, self._choose(task.method, trainer)
-        return _labelled(self._chosen[2])
+        condensed = task.method in (self._settings.method, "initial")
+        return _labelled(self._chosen[2], self._synthetic.factor if condensed else 1)
 
     def _choose(self, method: str, trainer: Trainer) -> Tensor:
-        """Images ``(classes, n, C, H, W)`` of a method that takes the same for every repeat."""
-        ipc, factor = self._synthetic.ipc, self._synthetic.factor
+        """Images ``(classes, ipc, C, H, W)`` of a method that takes the same for every repeat."""
+        ipc = self._synthetic.ipc
         if method == self._settings.method:
-            pixels = self._synthetic.images.to(trainer.device).unflatten(0, (-1, ipc))
-            return decode(pixels, factor)
+            return self._synthetic.images.to(trainer.device).unflatten(0, (-1, ipc))
         if method == "initial":
-            return decode(initial_pixels(self._open_train(), self._settings), factor)
+            return initial_pixels(self._open_train(), self._settings)
         rule = {"herding": herding, "k-center": k_center}[method]
-        return rule(self._open_train(), ipc, self._extractor(trainer)).float() / 255
+        return rule(self._open_train(), ipc, self._extractor(trainer))
 
     def _extractor(self, trainer: Trainer) -> Callable[[Tensor], Tensor]:
         """Features of the network after a short training on real training images."""
         seed, train = self._seed, self._open_train()
-        bytes_per_image = 4 * math.prod(train.image_shape)
-        affordable = int(EXTRACTOR_BYTES / bytes_per_image / train.num_classes)
+        affordable = int(EXTRACTOR_BYTES / math.prod(train.image_shape) / train.num_classes)
         per_class = min(EXTRACTOR_IMAGES, max(1, affordable), *train.class_sizes)
         images = random_images(train, per_class, derived_seed(seed, "coreset", 2))
         extractor = Trainer(
@@ -88,11 +87,11 @@ class TrainingSets:
             precision=trainer.precision,
             compile=False,
         )
-        float_images, labels = _labelled(images.float() / 255)
+        stored, labels = _labelled(images)
         label, bar = "features for the coreset", rank_of_process() == 0
         with Progress(label, EXTRACTOR_EPOCHS, images_per_step=len(labels), bar=bar) as progress:
             extractor.fit(
-                float_images,
+                stored,
                 labels,
                 initial=generator(seed, "evaluation-network", 1, device=trainer.device),
                 stream=generator(seed, "evaluation-training", 1, device=trainer.device),
@@ -101,8 +100,8 @@ class TrainingSets:
         return extractor.embed
 
 
-def _labelled(images: Tensor) -> tuple[Tensor, Tensor]:
-    """``(C, n, channels, H, W)`` to a flat training set."""
-    classes, count = images.shape[:2]
-    labels = torch.arange(classes, device=images.device).repeat_interleave(count)
-    return images.flatten(0, 1), labels
+def _labelled(pixels: Tensor, factor: int = 1) -> tuple[StoredImages, Tensor]:
+    """``(C, n, channels, H, W)``, float or uint8, to a flat training set."""
+    classes, count = pixels.shape[:2]
+    labels = torch.arange(classes, device=pixels.device).repeat_interleave(count * factor**2)
+    return StoredImages(pixels.flatten(0, 1), factor), labels

@@ -12,7 +12,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from m3d_fast import SyntheticSet
 from m3d_fast.errors import UserError
-from m3d_fast.synthetic import check_factor, decode, encode, tile_edges
+from m3d_fast.synthetic import StoredImages, check_factor, decode, encode, tile_edges
 
 
 def a_set(factor: int = 2) -> SyntheticSet:
@@ -43,6 +43,23 @@ def test_decode_is_cut_and_bilinear_up_sampling(size: int, factor: int) -> None:
             cut = pixels[:, image, :, top:bottom, left:right]
             expected = F.interpolate(cut, (size, size), mode="bilinear")
             torch.testing.assert_close(found[:, image * factor**2 + tile], expected)
+
+
+@pytest.mark.parametrize(("channels", "size", "factor"), [(1, 28, 2), (3, 32, 3), (3, 16, 1)])
+def test_stored_images_are_the_very_decoded_ones(channels: int, size: int, factor: int) -> None:
+    pixels = torch.rand(7, channels, size, size)
+    stored, whole = StoredImages(pixels, factor), decode(pixels, factor)
+    assert len(stored) == len(whole) == 7 * factor**2
+    for batch in torch.randperm(len(whole)).split(10):
+        assert torch.equal(stored[batch], whole[batch])
+    few = torch.tensor([0, 0, 6 * factor**2])
+    assert torch.equal(stored[few], whole[few])
+
+
+def test_stored_bytes_are_scaled() -> None:
+    stored = StoredImages(torch.arange(256, dtype=torch.uint8).view(-1, 1, 1, 1))
+    scaled = stored[torch.tensor([255, 0, 51])].flatten()
+    assert scaled.tolist() == torch.tensor([1.0, 0.0, 51 / 255]).tolist()
 
 
 def test_encode_then_decode_returns_smooth_images() -> None:
