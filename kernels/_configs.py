@@ -226,9 +226,9 @@ SPLIT = (
         4,
         architectures=(90,),
     ),
-    _split("split.pull_kernel", "tf32x3", _PULLS, 8, **_NEW, reason="4 warps spill"),
-    _split("split.pull_kernel", "bf16x3", _PULLS, 4, **_NEW),
-    _split("split.pull_kernel", "bf16", _PULLS, 4, **_NEW),
+    _split("split_pull.pull_kernel", "tf32x3", _PULLS, 8, **_NEW, reason="4 warps spill"),
+    _split("split_pull.pull_kernel", "bf16x3", _PULLS, 4, **_NEW),
+    _split("split_pull.pull_kernel", "bf16", _PULLS, 4, **_NEW),
 )
 
 

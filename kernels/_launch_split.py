@@ -10,7 +10,8 @@ from ._call import Call, Result
 from ._configs import Config, config
 from ._encode import LAUNCH_OPTIONS, interpreting
 from ._scratch import empty
-from ._triton_split import products_kernel, pull_kernel, weights_kernel
+from ._triton_split import products_kernel, weights_kernel
+from ._triton_split_pull import pull_kernel
 
 PROGRAMS = 264  # two for each of the 132 processors of an H100; a constant, for the bits' sake
 MAX_SLICES = 16
@@ -185,7 +186,7 @@ def _weights(call: Call, rows: Rows, split: Split, scratch: Scratch, tiles: Conf
 def _pull(call: Call, rows: Rows, split: Split, scratch: Scratch, own: int) -> Tensor:
     classes, n, m, d = call.samples.sizes
     size = (n, m)[own]
-    tiles = config("split.pull_kernel", call.products, call.architecture)
+    tiles = config("split_pull.pull_kernel", call.products, call.architecture)
     row_blocks = triton.cdiv(size, tiles.blocks["BLOCK_M"])
     gradient = empty((classes, size, d), float32, scratch.weights.device)
     pull_kernel[(classes * row_blocks * triton.cdiv(d, tiles.blocks["BLOCK_D"]),)](

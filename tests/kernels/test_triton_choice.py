@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from m3d_fast.kernels import _launch, ops, reference
-from m3d_fast.kernels._configs import config
+from m3d_fast.kernels._configs import CONFIGS, config
 from m3d_fast.kernels._table import Problem, choose, products
 
 
@@ -47,6 +47,67 @@ def test_some_family_serves_everything():
 def test_value_alone_keeps_no_matrix():
     asked = problem(rows_x=50_000, rows_y=50_000, columns=1024, grad_y=False)
     assert choose(asked) == "value"
+
+
+# classes, rows of x and of y, columns, and the family of each side of every limit
+CHOICES = [
+    ((10, 256, 40, 2048), "split"),
+    ((100, 64, 90, 512), "small"),
+    ((1000, 64, 90, 512), "small"),
+    ((10, 128, 90, 8192), "split"),
+    ((10, 256, 200, 2048), "split"),
+    ((10, 256, 500, 2048), "tile"),
+    ((1, 10_000, 10_000, 100), "stream"),
+    ((32, 96, 96, 64), "small"),
+    ((31, 96, 96, 64), "tile"),
+    ((32, 96, 97, 64), "tile"),
+    ((31, 256, 256, 128), "split"),
+    ((32, 256, 256, 128), "tile"),
+    ((31, 256, 257, 128), "tile"),
+    ((31, 256, 256, 127), "tile"),
+    ((1, 512, 512, 128), "stream"),
+    ((1, 512, 511, 128), "tile"),
+    ((1, 512, 512, 129), "tile"),
+]
+
+
+@pytest.mark.parametrize("grads", [(True, False), (False, True), (True, True)], ids=str)
+@pytest.mark.parametrize("kernel", ["gaussian", "polynomial"])
+@pytest.mark.parametrize(("shape", "family"), CHOICES, ids=str)
+def test_each_family_begins_and_ends_where_the_table_says(shape, family, kernel, grads):
+    sizes = dict(zip(("classes", "rows_x", "rows_y", "columns"), shape, strict=True))
+    assert choose(problem(**sizes, kernel=kernel, grad_x=grads[0], grad_y=grads[1])) == family
+    assert choose(problem(**sizes, kernel=kernel, grad_x=False, grad_y=False)) == "value"
+
+
+@pytest.mark.parametrize(
+    ("precision", "columns", "expected"),
+    [
+        ("highest", 16, "ieee"),
+        ("high", 16, "ieee"),
+        ("medium", 16, "bf16"),
+        ("highest", 17, "tf32x3"),
+        ("high", 17, "bf16x3"),
+        ("medium", 17, "bf16"),
+    ],
+)
+def test_precisions_are_multiplied_as_documented(precision, columns, expected):
+    assert products(precision, columns) == expected
+
+
+# the others are of one kind for all chips, or chosen by the size of the samples
+BY_CHIP = [own for own in CONFIGS if own.products != "none" and "small." not in own.kernel]
+
+
+@pytest.mark.parametrize(
+    "own", BY_CHIP, ids=lambda own: f"{own.kernel}-{own.products}-{own.architectures[0]}"
+)
+def test_every_chip_gets_the_newest_tiles_it_can_run(own):
+    """So every shipped configuration is used by the first chip it is listed for."""
+    assert config(own.kernel, own.products, min(own.architectures)) == own
+    others = [c for c in CONFIGS if (c.kernel, c.products) == (own.kernel, own.products)]
+    newest = max(min(other.architectures) for other in others)
+    assert min(config(own.kernel, own.products, 120).architectures) == newest
 
 
 @pytest.mark.parametrize("kernel", ["tile.weights_kernel", "tile.pull_kernel", "value.sums_kernel"])
