@@ -110,6 +110,11 @@ class Truth:
         assert ours.shape == exact.shape
         torch.testing.assert_close(ours.double().cpu(), exact, rtol=0, atol=within)
 
+    @staticmethod
+    def size_of(kernel: Kernel, value: Tensor) -> float:
+        """Dot products are not bounded by k(0): their sums are of the size of |x|^2."""
+        return 1.0 if isinstance(kernel, Gaussian) else max(1.0, value.abs().max().item())
+
     def assert_gradient(
         self, ours: Tensor, exact: Tensor, *, within: float = GRADIENT_TOLERANCE
     ) -> None:
@@ -135,6 +140,17 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def two_samples(generator: torch.Generator) -> Callable[..., tuple[Tensor, Tensor]]:
+    """Makes (C, N, D) and (C, M, D) like a network's features: not negative, many zeros."""
+
+    def drawn(classes: int = 2, n: int = 37, m: int = 11, d: int = 20) -> tuple[Tensor, Tensor]:
+        x = torch.randn(classes, n, d, generator=generator).relu()
+        return x, (torch.randn(classes, m, d, generator=generator) + 0.3).relu()
+
+    return drawn
 
 
 @pytest.fixture(autouse=True)
