@@ -1,7 +1,7 @@
 """How are batches put together on the device while it computes on earlier ones?"""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,10 +24,12 @@ class Part(NamedTuple):
 class HostFeed:
     """Puts batches together in RAM; one that comes whole is handed on as it is.
 
-    A context. Args: ``image_shape`` is ``(C, H, W)``.
+    A context. Args: ``image_shape`` is ``(C, H, W)``, ``layout`` that of all parts in memory.
     """
 
-    def __init__(self, image_shape: tuple[int, ...]) -> None:
+    def __init__(self, image_shape: tuple[int, ...], layout: torch.memory_format) -> None:
+        self._shape = image_shape
+        self._layout = layout
         self._buffer = torch.empty((0, *image_shape), dtype=torch.uint8)
 
     def __call__(self, count: int, parts: list[Part]) -> Tensor:
@@ -35,7 +37,9 @@ class HostFeed:
         if len(parts) == 1 and parts[0].picked is None:
             return parts[0].images
         if len(self._buffer) < count:
-            self._buffer = self._buffer.new_empty((count, *self._buffer.shape[1:]))
+            self._buffer = torch.empty(
+                (count, *self._shape), dtype=torch.uint8, memory_format=self._layout
+            )
         _write(self._buffer, parts)
         return self._buffer[:count]
 
@@ -62,11 +66,16 @@ class DeviceFeed:
 
     While kernels work on one buffer the next batch is copied into the other. No batch is
     allocated, and the host waits only for copies out of memory that is about to change. A
-    context. Args: ``image_shape`` is ``(C, H, W)``, ``device`` the GPU.
+    context. Args: ``image_shape`` is ``(C, H, W)``, ``layout`` that of all parts in memory,
+    ``device`` the GPU.
     """
 
-    def __init__(self, image_shape: tuple[int, ...], device: torch.device) -> None:
+    def __init__(
+        self, image_shape: tuple[int, ...], layout: torch.memory_format, device: torch.device
+    ) -> None:
         self._shape = image_shape
+        # a copy between layouts would stop the host
+        self._layout = layout
         self._device = device
         self._stream = torch.cuda.Stream(device)
         self._slots: list[_Slot] = []
@@ -104,7 +113,7 @@ class DeviceFeed:
         if number < len(self._slots) and len(self._slots[number].buffer) >= count:
             return self._slots[number]
         slot = _Slot(
-            torch.empty((count, *self._shape), dtype=torch.uint8, device=self._device),
+            self._empty(count, device=self._device),
             None,
             torch.cuda.Event(),
             torch.cuda.Event(),
@@ -114,6 +123,10 @@ class DeviceFeed:
         self._slots[number : number + 1] = [slot]
         return slot
 
+    def _empty(self, count: int, **where: Any) -> Tensor:
+        shape = (count, *self._shape)
+        return torch.empty(shape, dtype=torch.uint8, memory_format=self._layout, **where)
+
     def _pinned(self, part: Part, slot: _Slot) -> Part:
         """The part in memory from which copies are asynchronous."""
         if part.picked is not None:
@@ -122,7 +135,7 @@ class DeviceFeed:
         if part.images.is_pinned():
             return part
         if slot.staging is None:
-            slot.staging = torch.empty(slot.buffer.shape, dtype=torch.uint8, pin_memory=True)
+            slot.staging = self._empty(len(slot.buffer), pin_memory=True)
         slot.copied.synchronize()
         staged = slot.staging[part.where].copy_(part.images)
         return part._replace(images=staged)

@@ -50,6 +50,7 @@ class FfcvImages:
     """
 
     name = "FFCV"
+    layout = torch.channels_last  # as stored: nothing is moved that need not be
 
     def __init__(
         self,
@@ -87,33 +88,33 @@ class FfcvImages:
             source=self.source,
             workers=self.workers,
             pinned=torch.cuda.is_initialized(),
+            layout=self.layout,
         )
 
     @contextmanager
     def _worker(self) -> Iterator[Fill]:
         native = load_ffcv()
         index = self._index
-        side = self.packed.size
-        stored = np.empty(index.largest, np.uint8)
-        pixels = np.empty(index.largest_image, np.uint8)
-        resized = np.empty((side, side, 3), np.uint8)
+        room = native.room_for(
+            index.largest, index.largest_image, int(index.heights.max()), self.packed.size
+        )
         with native.jpeg_handle() as handle:
 
             def fill(rows: IntArray, out: np.ndarray) -> None:
                 self._compare_identity()
                 self._compare_checksums(rows)
+                out = out.transpose(0, 2, 3, 1)  # contiguous, as stored
                 done = 0
                 while done < len(rows):
                     count, problem = native.decode(
-                        *(rows[done:], *index.columns, self._file, handle),
-                        *(stored, pixels, resized, out[done:]),
+                        rows[done:], *index.columns, self._file, handle, room, out[done:]
                     )
                     done += count
                     if problem == native.SHORT_READ:
                         raise self._bad(int(rows[done]), "cannot be read whole")
                     if problem == native.NOT_CLEAN:
                         image = self._by_pillow(int(rows[done]))
-                        native.put(image.reshape(-1), *image.shape[:2], resized, out[done])
+                        native.resize_crop(image, room[-1], out[done])
                         done += 1
 
             yield fill

@@ -62,6 +62,7 @@ class FolderImages:
         self.class_names = tuple(tree.files)
         self.class_sizes = tuple(len(members) for members in tree.files.values())
         self.image_shape = (3, size, size)
+        self.layout = torch.contiguous_format
         self.source = str(tree.folder)
         self.workers = usable_cores() if workers is None else min(workers, usable_cores())
         if workers is not None and workers > self.workers:

@@ -82,6 +82,7 @@ class BackEnd(Protocol):
         class_names: one name per class, in label order.
         class_sizes: images per class, in label order.
         image_shape: ``(C, H, W)``, pixels.
+        layout: of its tensors in memory, ``torch.channels_last`` or ``torch.contiguous_format``.
         source: where the images come from, for the log and for messages.
     """
 
@@ -89,6 +90,7 @@ class BackEnd(Protocol):
     class_names: tuple[str, ...]
     class_sizes: tuple[int, ...]
     image_shape: tuple[int, int, int]
+    layout: torch.memory_format
     source: str
 
     def read(self, plan: Iterator[IntArray]) -> AbstractContextManager[Iterator[Tensor]]:

@@ -61,8 +61,10 @@ class BatchReader:
             yield self._assembled(plan(), feed, streamed, kept)
 
     def _feed(self) -> HostFeed | DeviceFeed:
-        shape = self._back_end.image_shape
-        return DeviceFeed(shape, self._device) if self._device.type == "cuda" else HostFeed(shape)
+        shape, layout = self._back_end.image_shape, self._back_end.layout
+        if self._device.type == "cuda":
+            return DeviceFeed(shape, layout, self._device)
+        return HostFeed(shape, layout)
 
     def _only(self, plan: Plan, *, resident: bool) -> Plan:
         for rows in plan:

@@ -31,7 +31,7 @@ class Resident:
     """Images of some classes, whole.
 
     Attributes:
-        images: uint8 ``(n, C, H, W)``, on the device or in RAM.
+        images: uint8 ``(n, C, H, W)``, on the device or in RAM, in the layout of the back end.
         places: int32, for every row of the back end its place in ``images``, or -1.
         holds: bool, for every class whether it is here.
     """
@@ -42,13 +42,16 @@ class Resident:
 
     def read(self, plan: Iterator[IntArray]) -> AbstractContextManager[Iterator[Tensor]]:
         """Gather the rows of a plan from RAM into page-locked buffers, ahead, in threads."""
-        stored = self.images.numpy()
+        layout = torch.contiguous_format
+        if not self.images.is_contiguous():
+            layout = torch.channels_last
+        stored = _rows(self.images.numpy())
 
         @contextmanager
         def worker() -> Iterator[Fill]:
             def fill(rows: IntArray, out: np.ndarray) -> None:
                 # in this mode numpy writes straight into `out`, without the GIL
-                np.take(stored, self.places[rows], 0, out, mode="clip")
+                np.take(stored, self.places[rows], 0, _rows(out), mode="clip")
 
             yield fill
 
@@ -59,7 +62,13 @@ class Resident:
             source="images in RAM",
             workers=usable_cores(),
             pinned=torch.cuda.is_initialized(),
+            layout=layout,
         )
+
+
+def _rows(images: np.ndarray) -> np.ndarray:
+    """A contiguous view of images in either layout."""
+    return images if images.flags.c_contiguous else images.transpose(0, 2, 3, 1)
 
 
 def keep_resident(
@@ -143,7 +152,8 @@ def _filled(back_end: BackEnd, kept: Sequence[int], place: torch.device) -> Resi
     rows = np.concatenate([np.arange(first[c], first[c + 1]) for c in kept])
     places = np.full(first[-1], -1, np.int32)
     places[rows] = np.arange(len(rows), dtype=np.int32)
-    images = torch.empty((len(rows), *back_end.image_shape), dtype=torch.uint8, device=place)
+    shape = (len(rows), *back_end.image_shape)
+    images = torch.empty(shape, dtype=torch.uint8, device=place, memory_format=back_end.layout)
     length = max(1, int(_PIECE_BYTES // math.prod(back_end.image_shape)))
     pieces = (rows[start : start + length] for start in range(0, len(rows), length))
     started = told = time.monotonic()

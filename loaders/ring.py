@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,6 +48,7 @@ class Ring:
         workers: threads, at least 1.
         ahead: batches ready beyond the reader's.
         pinned: whether buffers are page-locked, for copies to a GPU.
+        layout: of the buffers in memory.
     """
 
     def __init__(
@@ -59,12 +61,13 @@ class Ring:
         workers: int,
         ahead: int = 2,
         pinned: bool = False,
+        layout: torch.memory_format = torch.contiguous_format,
     ) -> None:
         self._plan = plan
         self._worker = worker
         self._shape = image_shape
         self._source = source
-        self._pinned = pinned
+        self._memory: dict[str, Any] = {"pin_memory": pinned, "memory_format": layout}
         self._slots = [_Slot() for _ in range(ahead + 2)]
         self._planned = 0  # batches begun; the newest may still have images not given to a thread
         self._asked = 0  # batches the reader asked for: the last of them is his
@@ -161,9 +164,8 @@ class Ring:
         else:
             slot = self._slots[self._planned % len(self._slots)]
             if slot.buffer is None or len(slot.buffer) < len(rows):
-                slot.buffer = torch.empty(
-                    (len(rows), *self._shape), dtype=torch.uint8, pin_memory=self._pinned
-                )
+                shape = (len(rows), *self._shape)
+                slot.buffer = torch.empty(shape, dtype=torch.uint8, **self._memory)
             slot.rows = np.ascontiguousarray(rows, np.int64)
             slot.started = slot.filled = 0
             self._planned += 1

@@ -89,7 +89,8 @@ class StreamedImages:
     def batches(self, cycle: Sequence[Sequence[int]], per_class: int) -> Iterator[Iterator[Tensor]]:
         """``batch`` of each entry of ``cycle`` in turn, endlessly, decoded ahead.
 
-        A context; see ``RealImages``. Within it nothing else may draw.
+        A context; see ``RealImages``. Tensors come in the layout of the back end, not always
+        contiguous. Within it nothing else may draw.
 
         Raises:
             DataError: if an argument is wrong; from the iterator, if reading fails or something
@@ -179,8 +180,13 @@ class StreamedImages:
         with self._reader.read(plan, range(self.num_classes)) as tensors:
             for rows, images in zip(plan(), tensors, strict=True):
                 labels = np.searchsorted(self._offsets, rows, side="right") - 1
-                yield images.clone(), torch.from_numpy(labels).to(self.device)
+                yield _own(images), torch.from_numpy(labels).to(self.device)
 
     def _read_once(self, rows: IntArray, classes: Sequence[int]) -> Tensor:
         with self._reader.read(lambda: iter([rows]), classes) as tensors:
-            return next(tensors).clone()
+            return _own(next(tensors))
+
+
+def _own(images: Tensor) -> Tensor:
+    """A copy in torch's usual layout, for the caller to keep."""
+    return images.clone(memory_format=torch.contiguous_format)

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms.v2 import functional
 
 from tests.loaders.betons import CLASS_SIZES, JPEG, ORIGINAL, RAW, SIDE, describe, stored_ranges
 
@@ -25,6 +26,7 @@ pytest.importorskip("ffcv")
 
 from m3d_fast.loaders import DataError
 from m3d_fast.loaders.beton import open_packed
+from m3d_fast.loaders.decode import decode_image
 from m3d_fast.loaders.ffcv import FfcvImages, _Index, load_ffcv
 
 TOTAL = sum(CLASS_SIZES)
@@ -103,18 +105,42 @@ def test_jpeg_pixels_are_those_of_pillow(betons: dict[str, Path]) -> None:
         assert (image.int() - planes(JPEG[row]).int()).abs().float().mean() < 6
 
 
-def test_originals_are_cropped_to_the_centre_and_resized(betons: dict[str, Path]) -> None:
+def test_originals_become_the_very_pixels_of_image_files(
+    betons: dict[str, Path], tmp_path: Path
+) -> None:
     (tensor,) = rows_of(FfcvImages(betons["original"]), list(range(len(ORIGINAL))))
-    for image, decoded in zip(ORIGINAL, tensor, strict=True):
-        height, width = image.shape[:2]
-        short = min(height, width)
-        scaled = Image.fromarray(image).resize(
-            (round(width * SIDE / short), round(height * SIDE / short)), Image.Resampling.BILINEAR
-        )
-        left, top = (scaled.width - SIDE) // 2, (scaled.height - SIDE) // 2
-        expected = planes(np.array(scaled.crop((left, top, left + SIDE, top + SIDE))))
-        difference = (decoded.int() - expected.int()).abs().float()
-        assert difference.mean() < 5, image.shape
+    content = betons["original"].read_bytes()
+    file = tmp_path / "image.jpg"
+    for row, (offset, size) in enumerate(stored_ranges(betons["original"])):
+        file.write_bytes(content[offset : offset + size])
+        assert torch.equal(tensor[row], decode_image(file, size=SIDE)), ORIGINAL[row].shape
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "side"),
+    [(375, 500, 224), (500, 333, 224), (224, 301, 224), (90, 120, 100), (41, 700, 40), (9, 8, 8)],
+)
+def test_resizing_gives_the_bytes_of_pillow(height: int, width: int, side: int) -> None:
+    image = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    assert (resized(image, side) == by_torchvision(image, side)).all()
+
+
+def test_high_images_are_resized_as_by_pillow_up_to_rounding() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (600, 101, 3), dtype=np.uint8)
+    difference = resized(image, 64).astype(int) - by_torchvision(image, 64)
+    assert np.abs(difference).max() <= 1
+
+
+def resized(image: np.ndarray, side: int) -> np.ndarray:
+    native = load_ffcv()
+    out = np.empty((side, side, 3), np.uint8)
+    native.resize_crop(image, native.room_for(1, 1, len(image), side)[-1], out)
+    return out
+
+
+def by_torchvision(image: np.ndarray, side: int) -> np.ndarray:
+    whole = functional.resize(Image.fromarray(image), [side], antialias=True)
+    return np.asarray(functional.center_crop(whole, [side, side]))
 
 
 def test_a_tensor_is_valid_until_the_next_is_asked_for(packed: Path) -> None:

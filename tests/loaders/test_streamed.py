@@ -41,8 +41,9 @@ class Shelf:
     image_shape = SHAPE
     source = "the test"
 
-    def __init__(self, workers: int = 2) -> None:
+    def __init__(self, workers: int = 2, layout: torch.memory_format | None = None) -> None:
         self.workers = workers
+        self.layout = layout or torch.contiguous_format
         self.reads = 0
         self.open = 0
         self.read_rows: list[int] = []
@@ -62,7 +63,14 @@ class Shelf:
     def read(self, plan: Iterator[np.ndarray]) -> Iterator[Iterator[torch.Tensor]]:
         self.reads += 1
         self.open += 1
-        ring = Ring(plan, self._worker, SHAPE, source=self.source, workers=self.workers)
+        ring = Ring(
+            plan,
+            self._worker,
+            SHAPE,
+            source=self.source,
+            workers=self.workers,
+            layout=self.layout,
+        )
         try:
             with ring as tensors:
                 handed_out: list[torch.Tensor] = []
@@ -90,20 +98,37 @@ def room_for(images: int, monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+@pytest.fixture(params=[torch.contiguous_format, torch.channels_last], ids=["planes", "pixels"])
+def shelf(request: pytest.FixtureRequest) -> Shelf:
+    """Back ends of either layout."""
+    return Shelf(layout=request.param)
+
+
 @pytest.fixture(params=["streamed", "kept", "some kept", "kept elsewhere"])
-def real(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> StreamedImages:
+def real(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, shelf: Shelf
+) -> StreamedImages:
     """The same images from every source there is."""
     if request.param == "streamed":
-        return streamed()
+        return streamed(shelf)
     if request.param == "kept":
-        return streamed(cache="device")
+        return streamed(shelf, cache="device")
     room_for(9, monkeypatch)
-    images = streamed(cache="auto", classes=[1, 0, 2])
+    images = streamed(shelf, cache="auto", classes=[1, 0, 2])
     assert images._reader._resident is not None
     assert images._reader._resident.holds.tolist() == [True, True, False, False]
     # as if the device were another than RAM: what is kept is gathered by threads
     images._reader._in_ram = request.param == "kept elsewhere"
     return images
+
+
+def test_layouts(real: StreamedImages, shelf: Shelf) -> None:
+    with real.batches(CYCLE, 3) as batches:
+        for entry in CYCLE:
+            images = next(batches).flatten(0, 1)
+            assert images.is_contiguous(memory_format=shelf.layout), entry
+    own = real.batch([0, 2], 3), real.take(2, [1, 0]), next(iter(real.ordered(4)))[0]
+    assert all(images.is_contiguous() for images in own)
 
 
 def test_it_says_what_it_holds(real: StreamedImages) -> None:
