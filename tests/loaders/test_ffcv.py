@@ -28,6 +28,7 @@ from m3d_fast.loaders import DataError
 from m3d_fast.loaders.beton import open_packed
 from m3d_fast.loaders.decode import decode_image
 from m3d_fast.loaders.ffcv import FfcvImages, _Index, load_ffcv
+from m3d_fast.loaders.ring import Ring
 
 TOTAL = sum(CLASS_SIZES)
 
@@ -257,6 +258,28 @@ def test_a_dead_worker_is_an_error_within_seconds(
     ):
         next(tensors)
     assert time.monotonic() - started < 3
+
+
+def test_one_worker_that_dies_among_living_ones_is_an_error_within_seconds(
+    packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = Ring._work
+
+    def first_takes_work_and_dies(ring: Ring) -> None:
+        if threading.current_thread() is not ring._threads[0]:
+            work(ring)
+        else:
+            ring._next_piece()
+
+    monkeypatch.setattr(Ring, "_work", first_takes_work_and_dies)
+    threads, started = threading.active_count(), time.monotonic()
+    with (
+        pytest.raises(DataError, match=r"a thread that reads .* died"),
+        FfcvImages(packed, workers=3).read(endless()) as tensors,
+    ):
+        list(itertools.islice(tensors, 10))
+    assert time.monotonic() - started < 3
+    assert threading.active_count() == threads
 
 
 def test_a_flipped_byte_in_an_image_names_it(beton: Path) -> None:

@@ -184,12 +184,15 @@ def test_the_number_of_workers_changes_no_pixel(run: Run, whole: Path, tmp_path:
     assert prints[0] == prints[1]
 
 
-def test_stop_names_all_damaged_files_and_writes_nothing(run: Run, root: Path) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_stop_names_all_damaged_files_and_writes_nothing(
+    run: Run, root: Path, workers: str
+) -> None:
     damaged = [files(root)[k] for k in (0, 13, 29)]
     for path in damaged:
         imagenet_like.truncate(path)
     damaged[1].write_bytes(b"")
-    status, message = run(root)
+    status, message = run(root, "--workers", workers)
     assert status == 2
     for path in damaged:
         assert f"the image {path} cannot be decoded" in message
@@ -199,11 +202,12 @@ def test_stop_names_all_damaged_files_and_writes_nothing(run: Run, root: Path) -
     assert nothing_left(root / "m3d_fast")
 
 
-def test_skip_leaves_them_out_and_says_so(run: Run, root: Path) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_skip_leaves_them_out_and_says_so(run: Run, root: Path, workers: str) -> None:
     damaged = [files(root)[k] for k in (4, 29)]
     for path in damaged:
         imagenet_like.truncate(path)
-    status, message = run(root, "--on-bad-image", "skip")
+    status, message = run(root, "--on-bad-image", "skip", "--workers", workers)
     assert status == 0, message
     assert "leaving out 2 damaged images" in message
     path = root / "m3d_fast" / "imagenette-train-32-raw.beton"
