@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from m3d_fast import EvaluateConfig, evaluate
 from m3d_fast.checkpoint import Checkpoints
 from m3d_fast.distributed import Ranks
 from m3d_fast.errors import UserError
-from tests.commands import condense_digits, run, run_ranks, start_ranks
+from tests.commands import PATIENCE, condense_digits, one_thread, run, run_ranks, start_ranks
 
 # one class at a time: a chunk of other classes would round differently in its last bits
 SETTINGS = ("--class-chunk", "1", "--iterations", "60", "--checkpoint-every", "4")
+BASELINES = "random,herding"
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,7 @@ def ranks_of(torchrun: "subprocess.Popen[str]") -> list[int]:
     return [found[rank] for rank in sorted(found)]
 
 
-def wait_for_checkpoint(out: Path, seconds: float = 120) -> None:
+def wait_for_checkpoint(out: Path, seconds: float = PATIENCE) -> None:
     end = time.monotonic() + seconds
     while not list(out.glob("checkpoint-*.safetensors")):
         assert time.monotonic() < end, "no checkpoint came"
@@ -77,7 +79,7 @@ def test_one_of_three_ranks_is_killed_and_two_go_on(alone: Path, tmp_path: Path)
     job = start_ranks(3, "condense", *condense_digits(out, *SETTINGS))
     wait_for_checkpoint(out)
     os.kill(ranks_of(job)[1], signal.SIGKILL)
-    _, err = job.communicate(timeout=60)
+    _, err = job.communicate(timeout=PATIENCE)
     assert job.returncode != 0
     assert "another rank of the job is gone" in err
     assert not (out / "synthetic.safetensors").exists()
@@ -93,12 +95,12 @@ def test_interrupted_ranks_save_and_one_process_goes_on(alone: Path, tmp_path: P
     # no checkpoint but that of the interruption
     rare = ("--checkpoint-every", "1000", "--log-every", "4")
     job = start_ranks(2, "condense", *condense_digits(out, *SETTINGS, *rare))
-    end = time.monotonic() + 120
+    end = time.monotonic() + PATIENCE
     while not (out / "metrics.jsonl").exists():
         assert time.monotonic() < end
         time.sleep(0.005)
     job.send_signal(signal.SIGTERM)
-    _, err = job.communicate(timeout=60)
+    _, err = job.communicate(timeout=PATIENCE)
     assert f"go on with: python -m m3d_fast.condense --out {out} --resume" in err
     saved = Checkpoints(out).iteration()
     assert saved is not None
@@ -116,9 +118,9 @@ def test_ranks_evaluate_to_the_accuracies_of_one_process(alone: Path, tmp_path: 
     first, second = tmp_path / "first", tmp_path / "second"
     shutil.copytree(alone, first)
     shutil.copytree(alone, second)
-    flags = ("--repeats", "2", "--epochs", "3", "--baselines", "random,herding", "--device", "cpu")
-    done = run("evaluate", str(first), *flags)
-    assert done.returncode == 0, done.stderr
+    flags = ("--repeats", "2", "--epochs", "3", "--baselines", BASELINES, "--device", "cpu")
+    with one_thread():
+        evaluate(first, EvaluateConfig(repeats=2, epochs=3, baselines=BASELINES, device="cpu"))
     shared = run_ranks(3, "evaluate", str(second), *flags)
     assert shared.returncode == 0, shared.stderr
     kept = ("method", "network", "accuracies", "mean", "std", "training_images")

@@ -8,7 +8,8 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from m3d_fast.checkpoint import Checkpoints, CheckpointWriter
 from m3d_fast.errors import UserError
 from m3d_fast.lock import FolderLock
 from m3d_fast.run import started_config
-from tests.commands import condense_digits, run, start
+from tests.commands import PATIENCE, condense_digits, resume_here, run, start
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +42,7 @@ def same_result(out: Path, straight: Path) -> None:
     assert seen == {line["iteration"]: line["loss"] for line in expected}
 
 
-def resume(out: Path) -> None:
-    done = run("condense", "--out", str(out), "--resume")
-    assert done.returncode == 0, done.stderr
-
-
-def wait_for(path: Path, seconds: float = 120) -> None:
+def wait_for(path: Path, seconds: float = PATIENCE) -> None:
     end = time.monotonic() + seconds
     while not path.exists():
         assert time.monotonic() < end, f"{path} did not come"
@@ -74,34 +70,44 @@ def test_the_run_folder_is_complete(straight: Path) -> None:
     assert any((straight / "tensorboard").iterdir())
 
 
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a run that was killed as soon as a file was there."""
+
+    @cache
+    def when(moment: str) -> Path:
+        out = tmp_path_factory.mktemp("killed") / "run"
+        process = start("condense", *condense_digits(out))
+        wait_for(out / moment)
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        return out
+
+    return when
+
+
 @pytest.mark.parametrize(
     "moment",
     ["config.json", "metrics.jsonl", "checkpoint.safetensors"],
 )
-def test_killed_and_resumed_ends_with_the_same_bytes(moment: str, straight, tmp_path) -> None:
-    out = tmp_path / "run"
-    process = start("condense", *condense_digits(out))
-    wait_for(out / moment)
-    process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    resume(out)
+def test_killed_and_resumed_ends_with_the_same_bytes(
+    moment: str, straight, killed, tmp_path
+) -> None:
+    out = shutil.copytree(killed(moment), tmp_path / "run")
+    resume_here(out)
     same_result(out, straight)
 
 
-def test_killed_while_writing_ends_with_the_same_bytes(straight, tmp_path) -> None:
+def test_killed_while_writing_ends_with_the_same_bytes(straight, killed, tmp_path) -> None:
     """What a kill leaves in the middle of any write: half files beside whole ones."""
-    out = tmp_path / "run"
-    stopped = start("condense", *condense_digits(out))
-    wait_for(out / "checkpoint.safetensors")
-    stopped.kill()
-    stopped.communicate()
+    out = shutil.copytree(killed("checkpoint.safetensors"), tmp_path / "run")
     checkpoint = (out / "checkpoint.safetensors").read_bytes()
     (out / ".checkpoint.safetensors.part").write_bytes(checkpoint[: len(checkpoint) // 2])
     (out / ".synthetic.safetensors.part").write_bytes(b"")
     with (out / "metrics.jsonl").open("a") as file:
         file.write('{"iteration": 9, "lo')
-    resume(out)
+    resume_here(out)
     same_result(out, straight)
 
 
@@ -123,13 +129,13 @@ def test_interrupted_saves_says_how_to_go_on_and_goes_on(number, longer, tmp_pat
     process = start("condense", *condense_digits(out, *LONGER))
     wait_for(out / "metrics.jsonl")
     process.send_signal(number)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, err
     assert f"python -m m3d_fast.condense --out {out} --resume" in err.splitlines()[-1]
     assert "Traceback" not in err
     assert (out / "checkpoint.safetensors").exists()
     assert not (out / "synthetic.safetensors").exists()
-    resume(out)
+    resume_here(out)
     name = "synthetic.safetensors"
     assert (out / name).read_bytes() == (longer / name).read_bytes()
 
@@ -139,7 +145,7 @@ def test_resume_of_nothing_starts_and_of_a_finished_run_changes_nothing(straight
     done = run("condense", *condense_digits(out, "--resume"))
     assert done.returncode == 0, done.stderr
     same_result(out, straight)
-    resume(out)
+    resume_here(out)
     same_result(out, straight)
 
 
@@ -147,7 +153,8 @@ def test_a_run_moved_elsewhere_can_be_resumed(straight, tmp_path) -> None:
     out = tmp_path / "moved"
     shutil.copytree(straight, out)
     (out / "synthetic.safetensors").unlink()
-    resume(out)
+    done = run("condense", "--out", str(out), "--resume")
+    assert done.returncode == 0, done.stderr
     same_result(out, straight)
 
 
@@ -160,7 +167,7 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_from_its_checkpoint(
     filler = small_disk / "filler"
     filled = subprocess.run(["dd", "if=/dev/zero", f"of={filler}", "bs=4k"], capture_output=True)
     assert filled.returncode != 0, "until nothing fits any more"
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 2, err
     assert "Traceback" not in err
     last = err.splitlines()[-1]
@@ -170,7 +177,7 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_from_its_checkpoint(
     assert f"the checkpoint of iteration {kept} is kept, go on from it with --resume" in last
     assert not list(out.glob(".*.part"))
     filler.unlink()
-    resume(out)
+    resume_here(out)
     name = "synthetic.safetensors"
     assert (out / name).read_bytes() == (longer / name).read_bytes()
 
