@@ -1,5 +1,8 @@
 """Where pixels live, how many classes go together, what a GPU run must not do, what is profiled."""
 
+import contextlib
+import copy
+import itertools
 import json
 import subprocess
 import sys
@@ -14,6 +17,7 @@ from m3d_fast.condenser import Condenser
 from m3d_fast.config import CondenseConfig, ResolvedConfig
 from m3d_fast.embedding import Embedder, Views, even_piece
 from m3d_fast.errors import UserError
+from m3d_fast.loaders import RealImages
 from m3d_fast.networks import build_network
 from m3d_fast.profiling import RANGES
 from tests.commands import ROOT, condense_digits, environment, run
@@ -50,6 +54,51 @@ def test_pixels_on_the_host_may_be_loaded_between_steps() -> None:
         condenser.load_state(start)
         condenser.step(0)
     assert torch.equal(one.pixels, other.pixels)
+
+
+class DrawnAhead:
+    """Images whose ``batches`` keeps one batch ready, as back ends that decode ahead do."""
+
+    def __init__(self, real: RealImages) -> None:
+        self._real, self._handed = real, real.state_dict()
+
+    def __getattr__(self, name: str):
+        return getattr(self._real, name)
+
+    def state_dict(self):
+        return self._handed
+
+    def load_state_dict(self, state) -> None:
+        self._real.load_state_dict(state)
+        self._handed = copy.deepcopy(self._real.state_dict())
+
+    @contextlib.contextmanager
+    def batches(self, cycle, per_class):
+        def ahead():
+            drawn = (self._real.batch(classes, per_class).clone() for classes in endless)
+            ready, state = next(drawn), copy.deepcopy(self._real.state_dict())
+            while True:
+                following = next(drawn)
+                self._handed = state
+                yield ready
+                ready, state = following, copy.deepcopy(self._real.state_dict())
+
+        endless = itertools.cycle(cycle)
+        yield ahead()
+        self._real.load_state_dict(self._handed)
+
+
+def test_what_was_drawn_ahead_is_not_stepped_after_loading() -> None:
+    config = settings(class_chunk=5, real_batch=4)
+    ahead = Condenser(config, DrawnAhead(digits(config)))
+    plain = Condenser(config, digits(config))
+    start = {name: tensor.clone() for name, tensor in plain.state().items()}
+    for condenser in (ahead, plain):
+        condenser.step(0)
+        condenser.load_state(start)
+        condenser.step(0)
+    assert torch.equal(ahead.pixels, plain.pixels)
+    ahead.close()
 
 
 def test_the_value_is_extra_and_changes_no_pixel() -> None:
