@@ -92,10 +92,12 @@ def evaluate(run: str | Path, config: EvaluateConfig | None = None) -> dict[str,
     folder = RunFolder(run)
     with joined_ranks() as ranks, folder.lock:
         ranks.agree(folder.load_config)  # is it a run folder?
-        ranks.lead(folder.lock.acquire)
+        ranks.lead(folder.lock.probe)
         settings = config or EvaluateConfig()
         # the first rank may have to pack the test images for the others
         evaluation = ranks.first_one_then_all(lambda: _Evaluation(folder, settings, ranks))
+        ranks.lead(folder.lock.acquire)  # only now: a mistake leaves the folder as it was
+        ranks.first_one_then_all(lambda: evaluation.results)
         evaluation.complete()
     return evaluation.results.content
 
@@ -125,7 +127,11 @@ class _Evaluation:
         self._check_data()
         self._trainers: dict[str, Trainer] = {}
         self._sets = TrainingSets(self.settings, self.synthetic, lambda: self.train, config.seed)
-        self.results = Results(run.evaluation_file, self._described())
+
+    @cached_property
+    def results(self) -> Results:
+        """What the run's evaluation holds; asked for once the folder's lock is held."""
+        return Results(self.run.evaluation_file, self._described())
 
     @cached_property
     def train(self) -> RealImages:
