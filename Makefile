@@ -41,6 +41,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m pytest -W default benchmarks/bench_condense.py --benchmark-json=benchmarks/results/cpu/condense.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -W default benchmarks/bench_mmd.py --benchmark-json=benchmarks/results/cpu/mmd.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -W default benchmarks/bench_loaders.py --benchmark-json=benchmarks/results/cpu/loaders.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -W default benchmarks/bench_streaming.py --benchmark-json=benchmarks/results/cpu/streaming.json
 	$(BIN)/python -m benchmarks.report benchmarks/results/cpu/*.json
 
 # from a bare checkout: tests of the kernels, compiled, then the benchmarks; 8 minutes at most.

@@ -149,6 +149,7 @@ class FfcvImages:
             self._index.compared[row] = True
 
     def _bad(self, row: int, what: str) -> DataError:
+        self._compare_identity()  # what was changed meanwhile is not damaged
         label = int(np.searchsorted(self._first, row, side="right")) - 1
         return DataError(
             f"image {row} of {self._path}, number {row - self._first[label]} of class {label} "

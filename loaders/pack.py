@@ -223,7 +223,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     given: dict[str, Any] = vars(parser.parse_args(arguments))
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr, force=True)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Ctrl-C too: a script's background jobs start with it ignored
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     try:
         os.environ.setdefault("NUMBA_THREADING_LAYER", "omp")
         pack(given.pop("dataset"), given.pop("data_root"), **given)

@@ -1,7 +1,7 @@
 """How does a plan become batches on the device, from memory and from a back end?"""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 
 import numpy as np
@@ -37,7 +37,8 @@ class BatchReader:
         Each is valid until the next is asked for. What is not on the device is read ahead.
 
         Args:
-            plan: gives the same plan every time: each source goes through its own.
+            plan: gives the same plan every time, of arrays that are not empty. Where there are
+                several sources each goes through its own.
             classes: those the plan may name.
 
         Raises:
@@ -45,17 +46,23 @@ class BatchReader:
         """
         resident = self._resident
         held = resident.holds[list(classes)] if resident else np.zeros(1, np.bool_)
-        none: AbstractContextManager[Iterator[Tensor]] = nullcontext(iter(()))
+        kept_reader = resident.read if resident and self._in_ram and held.any() else None
+        # the feed is entered last and left first: nothing is copied out of buffers that are gone
         with ExitStack() as stack:
-            streamed = stack.enter_context(
-                none if held.all() else self._back_end.read(self._only(plan(), resident=False))
-            )
-            kept = stack.enter_context(
-                resident.read(self._only(plan(), resident=True))
-                if resident and self._in_ram and held.any()
-                else none
-            )
-            # entered last and left first: nothing is copied out of buffers that are gone
+            if not held.any() or (kept_reader and held.all()):
+                tensors = stack.enter_context((kept_reader or self._back_end.read)(plan()))
+                feed = self._feed()
+                stack.enter_context(feed)
+                yield _as_they_come(tensors, feed)
+                return
+            streamed: Iterator[Tensor] = iter(())
+            kept: Iterator[Tensor] = iter(())
+            if not held.all():
+                streamed = stack.enter_context(
+                    self._back_end.read(self._only(plan(), resident=False))
+                )
+            if kept_reader:
+                kept = stack.enter_context(kept_reader(self._only(plan(), resident=True)))
             feed = self._feed()
             stack.enter_context(feed)
             yield self._assembled(plan(), feed, streamed, kept)
@@ -73,8 +80,7 @@ class BatchReader:
                 yield chosen
 
     def _held(self, rows: IntArray) -> np.ndarray:
-        if self._resident is None:
-            return np.zeros(len(rows), np.bool_)
+        assert self._resident is not None
         return self._resident.places[rows] >= 0
 
     def _assembled(
@@ -94,7 +100,7 @@ class BatchReader:
             }
             used = {False: 0, True: 0}
             changes = np.flatnonzero(np.diff(held)) + 1
-            bounds = [0, *changes.tolist(), len(rows)] if len(rows) else []
+            bounds = [0, *changes.tolist(), len(rows)]
             parts = []
             for start, stop in pairwise(bounds):
                 which = bool(held[start:stop].any())
@@ -111,3 +117,13 @@ class BatchReader:
         assert self._resident is not None
         places = self._resident.places[rows[where]].astype(np.int64)
         return Part(where, self._resident.images, torch.from_numpy(places))
+
+
+def _as_they_come(tensors: Iterator[Tensor], feed: HostFeed | DeviceFeed) -> Iterator[Tensor]:
+    """Batches of one source, whole."""
+    while True:
+        feed.finish_copies()
+        images = next(tensors, None)
+        if images is None:
+            return
+        yield feed(len(images), [Part(slice(0, len(images)), images, None)])

@@ -61,6 +61,10 @@ class ClassSampler:
             self._fill(row, int(class_index))
         return drawn
 
+    def skip(self, classes: Sequence[int], per_class: int) -> None:
+        """Move on as ``draw`` does, without saying to what."""
+        np.add.at(self._positions, np.asarray(classes, np.int64), per_class)
+
     def copy(self) -> "ClassSampler":
         """Return another sampler at the same place, to look ahead without moving this one."""
         twin = ClassSampler(self.class_sizes, self.seed)

@@ -165,8 +165,8 @@ class StreamedImages:
                     "images were drawn, or a state was loaded, while batches were decoded ahead: "
                     "leave the context of batches() before"
                 )
-            # what the plan drew for this batch
-            self._sampler.draw(entry, per_class)
+            # past what the plan drew for this batch
+            self._sampler.skip(entry, per_class)
             place = self._sampler.state_dict()["positions"]
             yield images.view(len(entry), per_class, *self.image_shape)
 
@@ -183,6 +183,8 @@ class StreamedImages:
                 yield _own(images), torch.from_numpy(labels).to(self.device)
 
     def _read_once(self, rows: IntArray, classes: Sequence[int]) -> Tensor:
+        if len(rows) == 0:
+            return torch.empty((0, *self.image_shape), dtype=torch.uint8, device=self.device)
         with self._reader.read(lambda: iter([rows]), classes) as tensors:
             return _own(next(tensors))
 

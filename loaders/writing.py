@@ -6,9 +6,11 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,7 +35,7 @@ FIELDS = ("image", "label")
 
 _CHUNK = 32  # images a worker takes at a time
 _PLAIN_SECONDS = 10.0  # between lines where there is no terminal
-_INTERRUPTIONS = {signal.SIGINT, signal.SIGTERM}
+_INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM)
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 # read instead of an image that cannot be: what is written of this pass is thrown away
@@ -164,13 +166,11 @@ class _Writer(DatasetWriter):
             for _ in range(self.num_workers):
                 ours, theirs = _fork.Pipe(duplex=False)
                 process = _fork.Process(target=_work, args=(work_fn, shared, theirs, *extra))
-                # raised within what Python runs around a fork, an interruption would be lost
-                blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTIONS)
-                process.start()
-                workers.append((process, ours))
-                # closed before the next fork, so that a death is the end of this pipe
-                theirs.close()
-                signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+                with _put_off():
+                    process.start()
+                    workers.append((process, ours))
+                    # closed before the next fork, so that a death is the end of this pipe
+                    theirs.close()
             self.finalize(self._results(workers, done))
         finally:
             for process, _ in workers:
@@ -214,7 +214,6 @@ def _work(work_fn: Any, shared: tuple[Any, ...], results: Connection, images: An
     # Ctrl-C reaches the whole process group; the parent ends this process
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTIONS)
     torch.set_num_threads(1)
     outbox = SimpleNamespace(put=lambda allocations: results.send((allocations, images.bad)))
     try:
@@ -222,6 +221,30 @@ def _work(work_fn: Any, shared: tuple[Any, ...], results: Connection, images: An
     # carried to the parent, which raises it
     except Exception as failure:
         results.send(f"{type(failure).__name__}: {failure}")
+
+
+@contextmanager
+def _put_off() -> Iterator[None]:
+    """Ctrl-C and SIGTERM take effect at the end of the block.
+
+    Raised within what Python runs around a fork, an interruption would be lost. Blocking the
+    signals is not enough: another thread of the process would get them.
+    """
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread gets signals
+        return
+    before = {
+        number: signal.signal(number, lambda number, _: received.append(number))
+        for number in _INTERRUPTIONS
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for signal_number in received:
+        signal.raise_signal(signal_number)
 
 
 def end_with_parent(number: int = signal.SIGKILL) -> None:

@@ -42,7 +42,7 @@ def test_imagenet_1k_at_ipc_10_and_factor_3(tree: Path, tmp_path: Path) -> None:
     given = ["--dataset", "imagenet1k", "--ipc", "10", "--factor", "3", "--data-root", str(tree)]
     tiny = ["--size", str(SIDE), "--network", "convnet3", "--real-batch", "4", "--iterations", "1"]
     plain = ["--loader", "folder", "--workers", "1", "--device", "cpu", "--no-compile"]
-    plain += ["--precision", "fp32", "--log-every", "1", "--lr-img", "0.01", "--out", str(out)]
+    plain += ["--precision", "bf16", "--log-every", "1", "--lr-img", "0.01", "--out", str(out)]
     done = run_ranks(2, "condense", *given, *tiny, *plain)
     assert done.returncode == 0, done.stderr
 

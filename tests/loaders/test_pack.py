@@ -299,7 +299,9 @@ def test_a_disk_that_fills_up(
 
 def started(root: Path, out: Path) -> subprocess.Popen[str]:
     """A packing that has begun to write, with seconds of work before it."""
-    command = [*COMMAND, "--data-root", str(root), "--out", str(out), "--workers", "2"]
+    # a script's background jobs start with Ctrl-C ignored
+    command = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
+    command += [*COMMAND, "--data-root", str(root), "--out", str(out), "--workers", "2"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 40
     while time.monotonic() < deadline:
