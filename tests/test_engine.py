@@ -219,9 +219,11 @@ def test_a_compiled_step_is_the_eager_step() -> None:
     assert (ours - exact).abs().max() < 1e-3 * exact.abs().max()
 
 
-def test_bf16_features_stay_close_to_float32() -> None:
-    full, losses = stepped(settings(), 1)
-    half, rough = stepped(settings(precision="bf16"), 1)
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("compile", [False, True])
+def test_bf16_features_stay_close_to_float32(compile: bool) -> None:
+    full, losses = stepped(settings(compile=False), 1)
+    half, rough = stepped(settings(precision="bf16", compile=compile), 1)
     torch.testing.assert_close(rough[0], losses[0], rtol=0.02, atol=0.01)
     assert half.pixels.dtype == torch.float32
     cosine = torch.cosine_similarity(
