@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+RESULTS := benchmarks/results/cpu
 
 .PHONY: setup demo test check bench gpu
 
@@ -37,12 +38,12 @@ check: $(INSTALLED)
 
 # warnings of torch.compile and of the peers are theirs; peers that are not installed are named
 bench: $(INSTALLED)
-	mkdir -p benchmarks/results/cpu
-	$(BIN)/python -m pytest -W default benchmarks/bench_condense.py --benchmark-json=benchmarks/results/cpu/condense.json
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -W default benchmarks/bench_mmd.py --benchmark-json=benchmarks/results/cpu/mmd.json
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -W default benchmarks/bench_loaders.py --benchmark-json=benchmarks/results/cpu/loaders.json
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -W default benchmarks/bench_streaming.py --benchmark-json=benchmarks/results/cpu/streaming.json
-	$(BIN)/python -m benchmarks.report benchmarks/results/cpu/*.json
+	mkdir -p $(RESULTS)
+	$(BIN)/python -m pytest -W default benchmarks/bench_condense.py --benchmark-json=$(RESULTS)/condense.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -W default benchmarks/bench_mmd.py --benchmark-json=$(RESULTS)/mmd.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -W default benchmarks/bench_loaders.py --benchmark-json=$(RESULTS)/loaders.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -W default benchmarks/bench_streaming.py --benchmark-json=$(RESULTS)/streaming.json
+	$(BIN)/python -m benchmarks.report $(addprefix $(RESULTS)/,condense.json mmd.json loaders.json streaming.json)
 
 # from a bare checkout: tests of the kernels, compiled, then the benchmarks; 8 minutes at most.
 # The engine's benchmark would not fit: $(PYTHON) -m benchmarks.gpu engine

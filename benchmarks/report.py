@@ -1,6 +1,6 @@
 """Benchmark results as a Markdown table and a plot.
 
-python -m benchmarks.report benchmarks/results/cpu/*.json            the table, on stdout
+python -m benchmarks.report benchmarks/results/cpu/mmd.json ...      the table, on stdout
 python -m benchmarks.report --plot FILE.png [--sizes 500,1000,...]   time and memory over N
 """
 
