@@ -126,7 +126,7 @@ def test_cost_and_memory_per_class_do_not_grow(interleaved) -> None:
             condenser.step(i, value=False) for i in range(times)
         ]
         peaks[classes] = peak_bytes(lambda condenser=condenser: condenser.step(0, value=False))
-    seconds = interleaved({f"{classes} classes": step for classes, step in steps.items()}, 3)
+    seconds = interleaved({f"{classes} classes": step for classes, step in steps.items()})
     per_class = [value / 1000 for value in seconds.values()]
     print(
         {name: f"{1e3 * value / 1000:.3f} ms per class" for name, value in seconds.items()}, peaks
