@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 RESULTS := benchmarks/results/cpu
+BENCHES := condense mmd loaders streaming
 
 .PHONY: setup demo test check bench gpu
 
@@ -36,14 +37,15 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/vulture
 
-# warnings of torch.compile and of the peers are theirs; peers that are not installed are named
-bench: $(INSTALLED)
+# or one of them: make bench-mmd. Warnings are torch.compile's and the peers'; missing peers are named
+bench: $(addprefix bench-,$(BENCHES))
+	$(BIN)/python -m benchmarks.report $(BENCHES:%=$(RESULTS)/%.json)
+
+bench-%: $(INSTALLED)
 	mkdir -p $(RESULTS)
-	$(BIN)/python -m pytest -W default benchmarks/bench_condense.py --benchmark-json=$(RESULTS)/condense.json
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -W default benchmarks/bench_mmd.py --benchmark-json=$(RESULTS)/mmd.json
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -W default benchmarks/bench_loaders.py --benchmark-json=$(RESULTS)/loaders.json
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -W default benchmarks/bench_streaming.py --benchmark-json=$(RESULTS)/streaming.json
-	$(BIN)/python -m benchmarks.report $(addprefix $(RESULTS)/,condense.json mmd.json loaders.json streaming.json)
+	$(BIN)/python -m pytest -W default benchmarks/bench_$*.py --benchmark-json=$(RESULTS)/$*.json
+
+bench-mmd bench-loaders bench-streaming: export OMP_NUM_THREADS := 1
 
 # from a bare checkout: tests of the kernels, compiled, then the benchmarks; 8 minutes at most.
 # The engine's benchmark would not fit: $(PYTHON) -m benchmarks.gpu engine
