@@ -107,7 +107,9 @@ def plot(points: dict[str, list[list[float]]], path: Path) -> None:
         right.loglog(sizes, peaks, marker="o", label=name)
     for axes, label in ((left, "ms"), (right, "peak MB beyond inputs")):
         axes.set(xlabel="rows on either side (64 features)", ylabel=label)
-        axes.grid(alpha=0.3, which="both")
+        axes.set_xticks(sizes, [str(size) for size in sizes])
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
     left.set_title("value and gradient")
     left.legend()
     figure.savefig(path, dpi=120)
