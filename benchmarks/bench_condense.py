@@ -10,6 +10,7 @@ package); ResNetAP-10 at 64 px runs on generated images, three classes of a hund
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -111,10 +112,9 @@ def test_resnet_ap_at_64_px(interleaved) -> None:
     assert faster > 1
 
 
+@pytest.mark.usefixtures("one_core")
 def test_cost_and_memory_per_class_do_not_grow(interleaved) -> None:
-    """10, 100 and 1000 classes of 16 px, on one thread: waiting for another one varies."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    """10, 100 and 1000 classes of 16 px, on one core: waiting for another one varies."""
     peaks = {}
     steps = {}
     for classes in (10, 100, 1000):
@@ -129,7 +129,6 @@ def test_cost_and_memory_per_class_do_not_grow(interleaved) -> None:
         ]
         peaks[classes] = peak_bytes(lambda condenser=condenser: condenser.step(0, value=False))
     seconds = interleaved({f"{classes} classes": step for classes, step in steps.items()})
-    torch.set_num_threads(threads)
     per_class = [value / 1000 for value in seconds.values()]
     print(
         {name: f"{1e3 * value / 1000:.3f} ms per class" for name, value in seconds.items()}, peaks

@@ -7,10 +7,9 @@ compared before anything is timed: they are equal, from ``jpeg:95`` within a bou
 The peer is the faster of no and one worker process.
 """
 
-import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +25,8 @@ from m3d_fast.loaders.ffcv import FfcvImages
 from m3d_fast.loaders.streamed import StreamedImages
 from m3d_fast.loaders.subsets import subset_classes
 
+pytestmark = pytest.mark.usefixtures("one_core")
+
 CLASSES = sorted(subset_classes("imagenet10"))  # ImageFolder's order
 PER_CLASS = BATCH = 64
 SIZE = 224
@@ -34,17 +35,6 @@ SIZE = 224
 BOUNDS = {"raw": (0.0, 0.0), "jpeg:95": (2.5, 4.0), "original": (0.0, 0.0)}
 AT_LEAST = {"raw": 15, "jpeg:95": 4, "original": 1.3}  # times as fast as ImageFolder
 PASSES = {"raw": 20, "jpeg:95": 4, "original": 2}  # what is read ahead at the end is in vain
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_core() -> Iterator[None]:
-    """One core for this process and its children."""
-    cores, threads = os.sched_getaffinity(0), torch.get_num_threads()
-    os.sched_setaffinity(0, {min(cores)})
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    os.sched_setaffinity(0, cores)
 
 
 @pytest.fixture(scope="module")

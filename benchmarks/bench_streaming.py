@@ -13,12 +13,11 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 pytest.importorskip("ffcv")
 
@@ -26,6 +25,8 @@ from benchmarks.imagenet_like import write_tree
 from m3d_fast.loaders.ffcv import FfcvImages
 from m3d_fast.loaders.streamed import StreamedImages
 from m3d_fast.loaders.subsets import subset_classes
+
+pytestmark = pytest.mark.usefixtures("one_core")
 
 PER_CLASS = 260  # a fifth of ImageNet
 BATCH = 200  # images, 20 of every class
@@ -57,16 +58,6 @@ def packed(tree: Path) -> Callable[[str], Path]:
         return out
 
     return pack
-
-
-@pytest.fixture(autouse=True)
-def one_core() -> Iterator[None]:
-    cores, threads = os.sched_getaffinity(0), torch.get_num_threads()
-    os.sched_setaffinity(0, {min(cores)})
-    torch.set_num_threads(1)
-    yield
-    os.sched_setaffinity(0, cores)
-    torch.set_num_threads(threads)
 
 
 def compare_checksums(back_end: FfcvImages) -> None:

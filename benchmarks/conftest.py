@@ -1,8 +1,9 @@
 """The one way benchmarks time: peers in turn in one run, the device synchronised, medians."""
 
+import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -13,6 +14,17 @@ ROUNDS = 7
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict) -> None:
     """Results name the hardware, not the host."""
     machine_info.pop("node", None)
+
+
+@pytest.fixture
+def one_core() -> Iterator[None]:
+    """One core, and one thread of torch, for this process and its children."""
+    cores, threads = os.sched_getaffinity(0), torch.get_num_threads()
+    os.sched_setaffinity(0, {min(cores)})
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    os.sched_setaffinity(0, cores)
 
 
 @pytest.fixture

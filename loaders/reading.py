@@ -47,25 +47,23 @@ class BatchReader:
         resident = self._resident
         held = resident.holds[list(classes)] if resident else np.zeros(1, np.bool_)
         kept_reader = resident.read if resident and self._in_ram and held.any() else None
-        # the feed is entered last and left first: nothing is copied out of buffers that are gone
+        feed = self._feed()
         with ExitStack() as stack:
             if not held.any() or (kept_reader and held.all()):
                 tensors = stack.enter_context((kept_reader or self._back_end.read)(plan()))
-                feed = self._feed()
-                stack.enter_context(feed)
-                yield _as_they_come(tensors, feed)
-                return
-            streamed: Iterator[Tensor] = iter(())
-            kept: Iterator[Tensor] = iter(())
-            if not held.all():
-                streamed = stack.enter_context(
-                    self._back_end.read(self._only(plan(), resident=False))
-                )
-            if kept_reader:
-                kept = stack.enter_context(kept_reader(self._only(plan(), resident=True)))
-            feed = self._feed()
+                batches = _as_they_come(tensors, feed)
+            else:
+                streamed: Iterator[Tensor] = iter(())
+                kept: Iterator[Tensor] = iter(())
+                if not held.all():
+                    only = self._only(plan(), resident=False)
+                    streamed = stack.enter_context(self._back_end.read(only))
+                if kept_reader:
+                    kept = stack.enter_context(kept_reader(self._only(plan(), resident=True)))
+                batches = self._assembled(plan(), feed, streamed, kept)
+            # entered last and left first: nothing is copied out of buffers that are gone
             stack.enter_context(feed)
-            yield self._assembled(plan(), feed, streamed, kept)
+            yield batches
 
     def _feed(self) -> HostFeed | DeviceFeed:
         shape, layout = self._back_end.image_shape, self._back_end.layout
