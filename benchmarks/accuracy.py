@@ -6,7 +6,7 @@ python -m benchmarks.accuracy
 import torch
 from torch import Tensor
 
-from benchmarks.published import stacked_loss
+from benchmarks.baselines.published import stacked_loss
 from m3d_fast.kernels import mmd2_and_grad
 
 DISTANCES = (0.0, 60.0, 1000.0)  # mean of the features, in their standard deviations

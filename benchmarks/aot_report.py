@@ -32,7 +32,7 @@ from triton.compiler import ASTSource
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from m3d_fast.kernels._configs import CONFIGS, VARIANTS, Config  # noqa: E402
+from m3d_fast.kernels.triton.configs import CONFIGS, VARIANTS, Config  # noqa: E402
 
 SHARED_MEMORY = {80: 166912, 90: 232448}  # bytes a block may have
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
@@ -83,7 +83,7 @@ class Compiled:
 
 def _kernel(config: Config) -> Any:
     module, function = config.kernel.split(".")
-    return getattr(importlib.import_module(f"m3d_fast.kernels._triton_{module}"), function)
+    return getattr(importlib.import_module(f"m3d_fast.kernels.triton.jit.{module}"), function)
 
 
 def _source(config: Config, *, ones: bool = False) -> ASTSource:

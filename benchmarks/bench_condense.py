@@ -14,14 +14,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.baselines.published import loop_gradients
 from benchmarks.memory import peak_bytes
-from benchmarks.published import loop_gradients
 from m3d_fast.augment import augment, draw, parse_strategy
-from m3d_fast.condenser import Condenser
+from m3d_fast.common.seeds import generator
 from m3d_fast.config import CondenseConfig, ResolvedConfig
+from m3d_fast.engine.condenser import Condenser
 from m3d_fast.loaders import MemoryImages, RealImages, open_dataset
-from m3d_fast.loaders.labelled import LabelledImages
-from m3d_fast.randomness import generator
+from m3d_fast.loaders.readers.labelled import LabelledImages
 from m3d_fast.synthetic import decode
 
 Open = Callable[[], RealImages]

@@ -21,8 +21,8 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from benchmarks import imagenet_like
-from m3d_fast.loaders.ffcv import FfcvImages
-from m3d_fast.loaders.streamed import StreamedImages
+from m3d_fast.loaders.ffcv.images import FfcvImages
+from m3d_fast.loaders.streaming.streamed import StreamedImages
 from m3d_fast.loaders.subsets import subset_classes
 
 pytestmark = pytest.mark.usefixtures("one_core")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import peers
+from benchmarks.baselines import peers
 from benchmarks.memory import peak_bytes
 from m3d_fast.kernels import CMMD, KID, Gaussian, mmd2, mmd2_and_grad, permutation_test
 

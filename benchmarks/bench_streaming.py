@@ -22,8 +22,8 @@ import pytest
 pytest.importorskip("ffcv")
 
 from benchmarks.imagenet_like import write_tree
-from m3d_fast.loaders.ffcv import FfcvImages
-from m3d_fast.loaders.streamed import StreamedImages
+from m3d_fast.loaders.ffcv.images import FfcvImages
+from m3d_fast.loaders.streaming.streamed import StreamedImages
 from m3d_fast.loaders.subsets import subset_classes
 
 pytestmark = pytest.mark.usefixtures("one_core")

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import peers
+from benchmarks.baselines import peers
 from benchmarks.memory import peak_bytes
 from m3d_fast.kernels import mmd2_and_grad
 

@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from .families import Gaussian, Kernel, Linear, Polynomial
+from .kernel_functions import Gaussian, Kernel, Linear, Polynomial
 
 Estimator = Literal["biased", "unbiased"]
 Precision = Literal["highest", "high", "medium"]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from . import checks, ops, reference
 from .checks import Estimator, Precision, Reduction, Side
-from .families import Gaussian, Kernel
+from .kernel_functions import Gaussian, Kernel
 
 M3D_KERNEL = Gaussian()
 

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .families import Gaussian, Kernel, Polynomial
 from .functional import mmd2
+from .kernel_functions import Gaussian, Kernel, Polynomial
 
 TOGETHER = 16  # subsets of KID in one call on a GPU, 256 MB of features at 1000 x 2048
 

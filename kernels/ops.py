@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 
-from . import cpu, reference
+from . import reference
 from .checks import check_values
+from .cpu import tiled
 from .precision import full_float32
 
 _library = torch.library.Library("m3d_fast", "FRAGMENT")
@@ -68,7 +69,7 @@ def _empty(like: Tensor) -> Tensor:
 
 def _cpu(*arguments: Any) -> Outputs:
     check_values(*arguments[:5], unbiased=arguments[7])
-    return _plain_torch(cpu.mmd2, *arguments)
+    return _plain_torch(tiled.mmd2, *arguments)
 
 
 @cache
@@ -79,9 +80,9 @@ def _launcher() -> Any:
     except ModuleNotFoundError as error:
         logging.getLogger("m3d_fast").info("mmd2 runs as plain torch: %s", error)
         return None
-    from . import _launch
+    from .triton import dispatch
 
-    return _launch
+    return dispatch
 
 
 def _cuda(*arguments: Any) -> Outputs:

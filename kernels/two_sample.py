@@ -5,8 +5,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import blocks, checks, ops, tiles
-from .families import Gaussian, Kernel
+from . import checks, ops
+from .cpu import blocks, tiles
+from .kernel_functions import Gaussian, Kernel
 from .precision import full_float32
 from .reference import Rule, accumulator_dtype, given_bandwidth
 

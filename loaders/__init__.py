@@ -1,7 +1,7 @@
 """Real images, served class by class."""
 
+from .backends import LOADERS
 from .catalog import CACHES, image_side, open_dataset
-from .choose import LOADERS
 from .errors import DataError
 from .memory import MemoryImages
 from .protocol import RealImages

@@ -9,19 +9,19 @@ from typing import cast, get_args
 
 import torch
 
-from .choose import LOADERS, choose_back_end
-from .digits import read_digits
+from .backends import LOADERS, choose_back_end
 from .errors import DataError
-from .labelled import LabelledImages
 from .memory import MemoryImages
-from .mnist import read_mnist
 from .protocol import RealImages
+from .readers.digits import read_digits
+from .readers.labelled import LabelledImages
+from .readers.mnist import read_mnist
+from .readers.resizing import resized
+from .readers.torchvision_sets import read_cifar, read_svhn
 from .registry import dataset_info
-from .resident import Cache
-from .resize import resized
-from .room import refuse_without_room
-from .streamed import StreamedImages
-from .through_torchvision import read_cifar, read_svhn
+from .resources import refuse_without_room
+from .streaming.resident import Cache
+from .streaming.streamed import StreamedImages
 
 log = logging.getLogger("m3d_fast")
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from .errors import DataError
-from .labelled import LabelledImages, check_labels
 from .protocol import Indices, IntArray, RealImages
+from .readers.labelled import LabelledImages, check_labels
 from .sampling import ClassSampler
 
 

@@ -15,15 +15,15 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from .beton import Packed, default_file, index_checksum, sidecar, sync_folder
 from .catalog import image_side
-from .decode import usable_cores
-from .disk import largest_image, refuse_without_disk
 from .errors import DataError
-from .layouts import image_tree
-from .storing import quality
+from .ffcv.disk_space import largest_image, refuse_without_disk
+from .ffcv.packed_file import Packed, default_file, index_checksum, sidecar, sync_folder
+from .ffcv.storing import quality
+from .image_files.decoding import usable_cores
+from .image_files.layouts import image_tree
+from .image_files.trees import ClassFiles, ImageTree
 from .subsets import file_name
-from .trees import ClassFiles, ImageTree
 
 log = logging.getLogger("m3d_fast")
 
@@ -130,8 +130,8 @@ def _written(
     plan: Packed, tree: ImageTree, partial: Path, workers: int, on_bad_image: str
 ) -> Packed:
     """Write and read back the file; returns its description."""
-    from .reading_back import verified
-    from .writing import EncodedImages, write_images
+    from .ffcv.verifying import verified
+    from .ffcv.writing import EncodedImages, write_images
 
     label = f"packing {plan.dataset}"
     largest = largest_image(plan, tree)

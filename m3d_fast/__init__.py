@@ -7,9 +7,9 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .config import CondenseConfig as CondenseConfig
-    from .engine import condense as condense
-    from .evaluation import EvaluateConfig as EvaluateConfig
-    from .evaluation import evaluate as evaluate
+    from .engine.loop import condense as condense
+    from .evaluation.evaluator import EvaluateConfig as EvaluateConfig
+    from .evaluation.evaluator import evaluate as evaluate
     from .kernels import Gaussian as Gaussian
     from .kernels import Linear as Linear
     from .kernels import MMDLoss as MMDLoss
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 # loaded on first use: whoever wants the op alone needs only torch
 _HOMES = {
     "CondenseConfig": "config",
-    "EvaluateConfig": "evaluation",
+    "EvaluateConfig": "evaluation.evaluator",
     "Gaussian": "kernels",
     "Linear": "kernels",
     "MMDLoss": "kernels",
     "Polynomial": "kernels",
     "SyntheticSet": "synthetic",
-    "condense": "engine",
-    "evaluate": "evaluation",
+    "condense": "engine.loop",
+    "evaluate": "evaluation.evaluator",
     "mmd2": "kernels",
 }
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .errors import UserError
+from .common.errors import UserError
 
 GEOMETRIC = ("crop", "scale", "rotate")
 OPERATIONS = ("flip", "color", *GEOMETRIC, "cutout")

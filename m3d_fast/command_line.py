@@ -9,8 +9,8 @@ from dataclasses import fields
 from types import ModuleType
 from typing import Any, NoReturn, get_args, get_type_hints
 
+from .common.errors import UserError
 from .distributed import RankLost, rank_of_process
-from .errors import UserError
 from .loaders import DataError
 
 FIRST_RANK_SPEAKS = 10.0  # seconds that other ranks wait

@@ -5,7 +5,7 @@ import sys
 
 from .command_line import CallableModule, Parser, add_settings, run_command
 from .config import CondenseConfig
-from .engine import condense
+from .engine.loop import condense
 
 sys.modules[__name__].__class__ = CallableModule
 

@@ -7,10 +7,10 @@ from typing import Any, Self
 import torch
 
 from .augment import parse_strategy
-from .checks import check_name, check_positive
-from .errors import UserError
+from .common.checks import check_name, check_positive
+from .common.errors import UserError
+from .common.hardware import PRECISIONS, compile_pays, default_precision, resolve_device
 from .loaders import CACHES, DATASETS, LOADERS, dataset_info, file_name, image_side
-from .machine import PRECISIONS, compile_pays, default_precision, resolve_device
 from .methods import METHODS
 from .networks import CONDENSING, build_network, check_network
 from .presets import network_for, preset_for

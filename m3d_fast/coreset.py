@@ -7,10 +7,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from .common.errors import UserError
+from .common.seeds import derived_seed, generator
 from .config import ResolvedConfig
-from .errors import UserError
 from .loaders import ClassSampler, RealImages
-from .randomness import derived_seed, generator
 from .synthetic import encode
 
 IntArray = npt.NDArray[np.int64]

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from .errors import UserError
+from .common.errors import UserError
 from .loaders import DataError
 
 log = logging.getLogger("m3d_fast")

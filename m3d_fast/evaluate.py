@@ -5,8 +5,8 @@ import sys
 
 from .command_line import CallableModule, Parser, add_settings, run_command
 from .distributed import rank_of_process
-from .evaluation import EvaluateConfig, evaluate
-from .results import table
+from .evaluation.evaluator import EvaluateConfig, evaluate
+from .evaluation.results import table
 
 sys.modules[__name__].__class__ = CallableModule
 

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .errors import UserError
-from .files import read_tensors, write_tensors
+from .common.errors import UserError
+from .common.files import read_tensors, write_tensors
 
 FORMAT = "m3d_fast synthetic set"
 MIN_TILE = 4  # pixels

@@ -16,7 +16,7 @@ from m3d_fast.augment import (
     draw,
     parse_strategy,
 )
-from m3d_fast.errors import UserError
+from m3d_fast.common.errors import UserError
 
 GROUPS, COUNT = 5, 3
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from m3d_fast.checkpoint import CHECKPOINT_FORMAT
-from m3d_fast.files import read_tensors, write_tensors
-from tests.commands import condense_digits, run
+from m3d_fast.common.files import read_tensors, write_tensors
+from m3d_fast.run.checkpoint import CHECKPOINT_FORMAT
+from tests.helpers.commands import condense_digits, run
 
 
 def digits(*flags: str) -> Callable[[Path, Path], list[str]]:

@@ -8,10 +8,10 @@ import pytest
 
 import m3d_fast
 from m3d_fast import CondenseConfig
+from m3d_fast.common.errors import UserError
+from m3d_fast.common.hardware import compile_pays
 from m3d_fast.config import ResolvedConfig
-from m3d_fast.errors import UserError
-from m3d_fast.machine import compile_pays
-from m3d_fast.run import RunFolder
+from m3d_fast.run.folder import RunFolder
 
 
 def resolved(**given) -> ResolvedConfig:

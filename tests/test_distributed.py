@@ -12,10 +12,17 @@ import pytest
 import torch
 
 from m3d_fast import EvaluateConfig, evaluate
-from m3d_fast.checkpoint import Checkpoints
+from m3d_fast.common.errors import UserError
 from m3d_fast.distributed import Ranks
-from m3d_fast.errors import UserError
-from tests.commands import PATIENCE, condense_digits, one_thread, run, run_ranks, start_ranks
+from m3d_fast.run.checkpoint import Checkpoints
+from tests.helpers.commands import (
+    PATIENCE,
+    condense_digits,
+    one_thread,
+    run,
+    run_ranks,
+    start_ranks,
+)
 
 # one class at a time: a chunk of other classes would round differently in its last bits
 SETTINGS = ("--class-chunk", "1", "--iterations", "60", "--checkpoint-every", "4")

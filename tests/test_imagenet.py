@@ -19,7 +19,7 @@ pytest.importorskip("skimage")
 from benchmarks import imagenet_like
 from m3d_fast.loaders import DataError, open_dataset
 from m3d_fast.loaders.subsets import subset_classes
-from tests.commands import run, start
+from tests.helpers.commands import run, start
 
 CLASSES = subset_classes("imagenette")[3:0:-1]
 SIZE = 16

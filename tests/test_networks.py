@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from m3d_fast.errors import UserError
+from m3d_fast.common.errors import UserError
 from m3d_fast.networks import CONDENSING, NETWORKS, build_network, initialise
 
 

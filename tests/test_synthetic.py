@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from m3d_fast import SyntheticSet
-from m3d_fast.errors import UserError
+from m3d_fast.common.errors import UserError
 from m3d_fast.synthetic import StoredImages, check_factor, decode, encode, tile_edges
 
 

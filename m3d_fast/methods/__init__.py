@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from ..embedding import Embedder, Views
+from ..engine.embedding import Embedder, Views
 from .dm import dm
 from .m3d import m3d
 

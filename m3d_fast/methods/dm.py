@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from ..embedding import Embedder, Views
+from ..engine.embedding import Embedder, Views
 from ..kernels import Linear
 from .matching import matched
 

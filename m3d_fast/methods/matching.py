@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.profiler import record_function
 
-from ..embedding import Embedder, Views
+from ..engine.embedding import Embedder, Views
 from ..kernels import Gaussian, Linear, mmd2_and_grad
 
 

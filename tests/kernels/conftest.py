@@ -195,7 +195,7 @@ def inside_nan(points: Tensor) -> Tensor:
 @pytest.fixture
 def triton_device() -> torch.device:
     """Where Triton runs: in the interpreter on the CPU, compiled (TRITON_INTERPRET=0) on a GPU."""
-    from m3d_fast.kernels._encode import interpreting
+    from m3d_fast.kernels.triton.encode import interpreting
 
     return torch.device("cpu" if interpreting() else "cuda")
 
@@ -210,11 +210,11 @@ def triton_op(
     y_lengths=)`` gives the value and both gradients, None where not asked for. ``family`` None
     leaves the choice to the table. All memory is poisoned, that around the samples too.
     """
-    from m3d_fast.kernels import _launch
+    from m3d_fast.kernels.triton import dispatch
 
-    guarded, choose = Guarded(), _launch.choose
+    guarded, choose = Guarded(), dispatch.choose
     for name, module in list(sys.modules.items()):
-        if name.startswith("m3d_fast.kernels._launch") and hasattr(module, "empty"):
+        if name.startswith("m3d_fast.kernels.triton.") and hasattr(module, "empty"):
             monkeypatch.setattr(module, "empty", guarded.empty)
 
     def run(
@@ -231,9 +231,9 @@ def triton_op(
     ) -> tuple[Tensor | None, ...]:
         encoded = (kernel or Gaussian()).encode(x.shape[-1])
         moved = {name: given.to(triton_device) for name, given in lengths.items()}
-        monkeypatch.setattr(_launch, "choose", lambda problem: family or choose(problem))
+        monkeypatch.setattr(dispatch, "choose", lambda problem: family or choose(problem))
         flags = (value, wrt in ("x", "both"), wrt in ("y", "both"))
-        results = _launch.mmd2_cuda(
+        results = dispatch.mmd2_cuda(
             inside_nan(x.to(triton_device)),
             inside_nan(y.to(triton_device)),
             None if encoded.bandwidth is None else encoded.bandwidth.to(triton_device),

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from m3d_fast.kernels import cpu, mmd2
+from m3d_fast.kernels import mmd2
+from m3d_fast.kernels.cpu import tiled
 from m3d_fast.kernels.precision import full_float32
 
 BACKENDS = {"cpu": torch.backends.mkldnn.matmul, "cuda": torch.backends.cuda.matmul}
@@ -53,13 +54,13 @@ def test_setting_is_put_back_after_an_error():
 
 def test_the_op_uses_it(monkeypatch: pytest.MonkeyPatch):
     seen = []
-    compute = cpu.mmd2
+    compute = tiled.mmd2
 
     def watched(*arguments, **options):
         seen.append(BACKENDS["cpu"].fp32_precision)
         return compute(*arguments, **options)
 
-    monkeypatch.setattr(cpu, "mmd2", watched)
+    monkeypatch.setattr(tiled, "mmd2", watched)
     BACKENDS["cpu"].fp32_precision = "tf32"
     mmd2(torch.ones(3, 2), torch.zeros(3, 2), precision="medium")
     assert seen == ["ieee"]

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.memory import peak_bytes
-from m3d_fast.kernels import Gaussian, Kernel, Linear, Polynomial, blocks, mmd2, permutation_test
+from m3d_fast.kernels import Gaussian, Kernel, Linear, Polynomial, mmd2, permutation_test
+from m3d_fast.kernels.cpu import blocks
 
 KERNELS = [
     Gaussian(),

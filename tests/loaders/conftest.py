@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.loaders.betons import write_betons
+from tests.helpers.betons import write_betons
 
 PREFIX = {"train": "train", "test": "t10k"}
 
@@ -30,7 +30,7 @@ def tried_addresses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str
     monkeypatch.setattr(urllib.request, "urlopen", urlopen)
     monkeypatch.setattr("m3d_fast.loaders.download.CACHE", tmp_path / "cache")
     debian = {"fashionmnist": tmp_path / "debian"}
-    monkeypatch.setattr("m3d_fast.loaders.mnist.DEBIAN_FOLDERS", debian)
+    monkeypatch.setattr("m3d_fast.loaders.readers.mnist.DEBIAN_FOLDERS", debian)
     return tried
 
 

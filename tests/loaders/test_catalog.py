@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from m3d_fast.loaders import DATASETS, DataError, MemoryImages, open_dataset, room
+from m3d_fast.loaders import DATASETS, DataError, MemoryImages, open_dataset, resources
 
 Write = Callable[..., tuple[np.ndarray, np.ndarray]]
 
@@ -66,20 +66,20 @@ def test_a_folder_that_may_not_be_read_is_named(monkeypatch: pytest.MonkeyPatch)
     def forbidden(*_: object) -> None:
         raise PermissionError(13, "Permission denied", "/secret")
 
-    monkeypatch.setattr("m3d_fast.loaders.choose.image_tree", forbidden)
+    monkeypatch.setattr("m3d_fast.loaders.backends.image_tree", forbidden)
     with pytest.raises(DataError, match=r"folder cannot be read: .*Permission denied: '/secret'"):
         open_dataset("folder", "/secret", size=8)
 
 
 def test_what_has_no_room_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "free_bytes", lambda _: 1438 * 32 * 32)
+    monkeypatch.setattr(resources, "free_bytes", lambda _: 1438 * 32 * 32)
     assert open_dataset("digits", size=32).image_shape == (1, 32, 32)
     with pytest.raises(DataError, match=r"digits needs 0\.00 GB for 1438 images of 33 px"):
         open_dataset("digits", size=33)
 
 
 def test_free_memory_is_a_plausible_number() -> None:
-    assert 10**6 < room.free_bytes(torch.device("cpu")) < 10**15
+    assert 10**6 < resources.free_bytes(torch.device("cpu")) < 10**15
 
 
 def test_the_log_says_where_the_data_come_from(

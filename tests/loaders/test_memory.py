@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from m3d_fast.loaders import ClassSampler, DataError, MemoryImages
-from m3d_fast.loaders.labelled import LabelledImages
+from m3d_fast.loaders.readers.labelled import LabelledImages
 
 LABELS = [2, 0, 1, 2, 2, 0, 1, 2, 0]
 # where the images of each class stand, in the order given

@@ -1,0 +1,194 @@
+"""Other ways to the same numbers: what people use, and the best plain torch can do.
+
+Features are ``real`` (C, N, D) and ``synthetic`` (C, M, D); what differentiates returns the loss
+per class, (C,), and the gradient in ``synthetic``.
+"""
+
+import importlib
+from collections.abc import Callable, Iterator
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from benchmarks.baselines.published import SCALES, stacked_loss
+from m3d_fast.kernels import reference
+
+M3D_RULE = reference.Rule("gaussian_mean", SCALES, unbiased=False)
+Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+AnyStep = Callable[[Tensor, Tensor], tuple[Tensor | None, Tensor]]  # the value may be left out
+
+
+def optional(name: str) -> ModuleType | None:
+    """A peer's package, or None with a line that says it is left out."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        print(f"{name} is not installed: left out")
+        return None
+
+
+def differentiated(loss: Callable[[Tensor, Tensor], Tensor]) -> Step:
+    """Loss per class by ``loss``, and autograd's gradient of their sum."""
+
+    def step(real: Tensor, synthetic: Tensor) -> tuple[Tensor, Tensor]:
+        leaf = synthetic.detach().requires_grad_()
+        losses = loss(real, leaf)
+        (gradient,) = torch.autograd.grad(losses.sum(), leaf)
+        return losses.detach(), gradient
+
+    return step
+
+
+def loop_losses(real: Tensor, synthetic: Tensor) -> Tensor:
+    """Class by class, as the published code sums its loss before one backward pass."""
+    return torch.stack([stacked_loss(x, y) for x, y in zip(real, synthetic, strict=True)])
+
+
+def indexed_losses(real: Tensor, synthetic: Tensor) -> Tensor:
+    """The same loop where each class is indexed out of one tensor, as the published code does.
+
+    Autograd then writes a gradient as large as that tensor for every class.
+    """
+    return torch.stack([stacked_loss(real[c], synthetic[c]) for c in range(len(real))])
+
+
+def each_class(real: Tensor, synthetic: Tensor) -> tuple[Tensor, Tensor]:
+    """The same loop with a backward pass per class, which keeps one graph at a time."""
+    step = differentiated(stacked_loss)
+    parts = [step(x, y) for x, y in zip(real, synthetic, strict=True)]
+    losses, gradients = zip(*parts, strict=True)
+    return torch.stack(losses), torch.stack(gradients)
+
+
+def batched_losses(real: Tensor, synthetic: Tensor) -> Tensor:
+    """The stacked loss for all classes at once."""
+    stacked = torch.cat([synthetic, real], 1)
+    squared = torch.cdist(stacked, stacked) ** 2
+    n, m = stacked.shape[1], synthetic.shape[1]
+    bandwidth = squared.detach().sum((1, 2), keepdim=True) / (n * n - n)
+    kernel = torch.stack([torch.exp(-squared / (bandwidth * scale)) for scale in SCALES]).sum(0)
+    within = kernel[:, :m, :m].mean((1, 2)) + kernel[:, m:, m:].mean((1, 2))
+    return within - 2 * kernel[:, :m, m:].mean((1, 2))
+
+
+def closed_form(real: Tensor, synthetic: Tensor) -> tuple[Tensor, Tensor]:
+    """The algebra of this library in plain batched torch."""
+    result = reference.mmd2(real, synthetic, M3D_RULE, grad_y=True)
+    assert result.value is not None
+    assert result.grad_y is not None
+    return result.value, result.grad_y
+
+
+def products_alone(real: Tensor, synthetic: Tensor) -> None:
+    """The products that a value and a gradient take, in the fewest calls, on rows in cache.
+
+    A floor under every closed form in plain torch.
+    """
+    stacked = torch.cat([real[:1], synthetic[:1]], 1)[0]
+    n, m = real.shape[1], synthetic.shape[1]
+    weights = torch.ones(m, n + m, device=real.device)
+    out = torch.empty_like(synthetic[0])
+    for _ in range(len(real)):
+        torch.mm(stacked[:n], stacked[:n].T)
+        torch.mm(stacked[n:], stacked.T)
+        torch.mm(weights, stacked, out=out)
+
+
+def published_cmmd(x: Tensor, y: Tensor) -> Tensor:
+    """CMMD as arXiv 2401.09603 releases it."""
+    gamma = 1 / (2 * 10**2)
+    x_squares, y_squares = torch.diag(x @ x.T), torch.diag(y @ y.T)
+
+    def mean_k(a: Tensor, a_squares: Tensor, b: Tensor, b_squares: Tensor) -> Tensor:
+        return torch.exp(-gamma * (-2 * a @ b.T + a_squares[:, None] + b_squares[None, :])).mean()
+
+    within = mean_k(x, x_squares, x, x_squares) + mean_k(y, y_squares, y, y_squares)
+    return 1000 * (within - 2 * mean_k(x, x_squares, y, y_squares))
+
+
+def published_kid(x: Tensor, y: Tensor) -> Tensor:
+    """Unbiased polynomial MMD^2 of one subset, as in arXiv 1801.01401's released code."""
+    m, columns = x.shape
+    k_xx, k_yy, k_xy = ((a @ b.T / columns + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
+    within = k_xx.sum() - k_xx.diag().sum() + k_yy.sum() - k_yy.diag().sum()
+    return within / (m * (m - 1)) - 2 * k_xy.mean()
+
+
+def sklearn_value(x: Tensor, y: Tensor) -> float:
+    """The M3D value from scikit-learn's distances and kernels, float64, one class."""
+    pairwise = importlib.import_module("sklearn.metrics.pairwise")
+    z = torch.cat([x, y]).double().numpy()
+    bandwidth = pairwise.euclidean_distances(z, squared=True).sum() / (len(z) ** 2 - len(z))
+    a, b = z[: len(x)], z[len(x) :]
+    value = 0.0
+    for scale in SCALES:
+        gamma = 1 / (bandwidth * scale)
+        within = (
+            pairwise.rbf_kernel(a, gamma=gamma).mean() + pairwise.rbf_kernel(b, gamma=gamma).mean()
+        )
+        value += within - 2 * pairwise.rbf_kernel(a, b, gamma=gamma).mean()
+    return value
+
+
+def geomloss_step(geomloss: ModuleType, backend: str = "tensorized") -> Step:
+    """GeomLoss's Gaussian MMD, whose loss is half of MMD^2, at five blurs (KeOps if "online")."""
+
+    def losses(real: Tensor, synthetic: Tensor) -> Tensor:
+        n = real.shape[1] + synthetic.shape[1]
+        stacked = torch.cat([real, synthetic], 1).detach()
+        spread = (stacked - stacked.mean(1, keepdim=True)).square().sum((1, 2))
+        blurs = (spread / (n - 1)).sqrt()  # bandwidth = 2 sigma^2
+        totals = []
+        for x, y, blur in zip(real, synthetic, blurs.tolist(), strict=True):
+            kernels = [
+                geomloss.SamplesLoss("gaussian", blur=blur * scale**0.5, backend=backend)
+                for scale in SCALES
+            ]
+            totals.append(2 * torch.stack([kernel(y, x).reshape(()) for kernel in kernels]).sum())
+        return torch.stack(totals)
+
+    return differentiated(losses)
+
+
+def other_libraries() -> Iterator[tuple[str, Step]]:
+    """Those installed that give the loss of M3D and its gradient."""
+    geomloss = optional("geomloss")
+    if geomloss:
+        yield "geomloss", geomloss_step(geomloss)
+        if optional("pykeops"):
+            yield "KeOps by geomloss", geomloss_step(geomloss, "online")
+
+
+def torchmetrics_kid(
+    x: Tensor, y: Tensor, subsets: int, subset_size: int
+) -> Callable[[], Tensor] | None:
+    """Mean KID by torchmetrics, shown features by an identity network; None if not installed."""
+    if not optional("torchmetrics"):
+        return None
+    image = importlib.import_module("torchmetrics.image.kid")
+    metric = image.KernelInceptionDistance(
+        torch.nn.Identity(), subsets=subsets, subset_size=subset_size
+    ).to(x.device)
+    metric.update(x, real=True)
+    metric.update(y, real=False)
+
+    def compute_again() -> Tensor:
+        metric._computed = None  # it remembers its result
+        return metric.compute()[0]
+
+    return compute_again
+
+
+def gathered_null(x: Tensor, y: Tensor, orders: list[Tensor]) -> Tensor:
+    """Permutations by gathering the kernel matrix, as drift detectors do."""
+    z = torch.cat([x, y])
+    squared = torch.cdist(z, z) ** 2
+    bandwidth = squared.sum() / (len(z) ** 2 - len(z))
+    kernel = torch.stack([torch.exp(-squared / (bandwidth * scale)) for scale in SCALES]).sum(0)
+    n = len(x)
+    values = []
+    for order in orders:
+        k = kernel[order][:, order]
+        values.append(k[:n, :n].mean() + k[n:, n:].mean() - 2 * k[:n, n:].mean())
+    return torch.stack(values)

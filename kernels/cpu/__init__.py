@@ -1,0 +1,1 @@
+"""MMD^2 on a CPU, in tiles."""

@@ -1,0 +1,108 @@
+"""Gradients of a few batch elements from the weights that ``split.py`` writes."""
+
+import triton
+import triton.language as tl
+
+from .common import dot, load_tile
+from .prepass import row_count
+
+
+@triton.jit
+def pull_of(
+    total,
+    row_weights,
+    weights_ptr,
+    points_ptr,
+    origin,
+    rows,
+    columns,
+    weights_stride,
+    row_stride,
+    row_end,
+    count,
+    D,
+    PRECISION: tl.constexpr,
+    INTERPRET: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """``weights @ points`` added to ``total``, and the weights to ``row_weights``."""
+    for start in range(0, count, BLOCK_K):
+        others = start + tl.arange(0, BLOCK_K)
+        weights = load_tile(weights_ptr, rows, others, weights_stride, row_end, count)
+        points = load_tile(points_ptr, others, columns, row_stride, count, D).to(tl.float32)
+        points = tl.where((others < count)[:, None], points - origin[None, :], 0.0)
+        total = dot(weights, points, total, PRECISION, INTERPRET)
+        row_weights += tl.sum(weights, 1)
+    return total, row_weights
+
+
+@triton.jit
+def pull_kernel(
+    x_ptr,
+    y_ptr,
+    x_lengths_ptr,
+    y_lengths_ptr,
+    weights_ptr,  # (C, R, N + M)
+    means_ptr,  # (C, column_blocks, D)
+    gradient_ptr,  # (C, N or M, D) float32
+    x_class_stride,
+    x_row_stride,
+    y_class_stride,
+    y_row_stride,
+    N,
+    M,
+    D,
+    first_row,
+    R,
+    row_blocks,
+    column_blocks,
+    OWN: tl.constexpr,  # 0: gradient in x, 1: in y
+    HAS_X_LENGTHS: tl.constexpr,
+    HAS_Y_LENGTHS: tl.constexpr,
+    KERNEL: tl.constexpr,
+    PRECISION: tl.constexpr,
+    INTERPRET: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """A block of rows and columns of a gradient."""
+    program = tl.program_id(0).to(tl.int64)
+    rows = (program % row_blocks).to(tl.int32) * BLOCK_M + tl.arange(0, BLOCK_M)
+    column_programs = tl.cdiv(D, BLOCK_D)
+    columns = (program // row_blocks % column_programs).to(tl.int32) * BLOCK_D
+    columns += tl.arange(0, BLOCK_D)
+    element = program // row_blocks // column_programs
+    x_count, _ = row_count(x_lengths_ptr, element, N, HAS_X_LENGTHS)
+    y_count, _ = row_count(y_lengths_ptr, element, M, HAS_Y_LENGTHS)
+    x_ptr += element * x_class_stride
+    y_ptr += element * y_class_stride
+    origin = tl.zeros((BLOCK_D,), tl.float32)
+    if KERNEL == "gaussian":
+        # near the mean of x: its first row, and the mean of its first block less that
+        origin = tl.load(x_ptr + columns, mask=columns < D, other=0.0).to(tl.float32)
+        mean = means_ptr + element * column_blocks * D + columns
+        origin += tl.load(mean, mask=columns < D, other=0.0)
+    size = N if OWN == 0 else M
+    first = element * R + (0 if OWN == 0 else N) - first_row
+    weights_ptr += first * (N + M)
+    total = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
+    row_weights = tl.zeros((BLOCK_M,), tl.float32)
+    total, row_weights = pull_of(
+        total, row_weights, weights_ptr, x_ptr, origin, rows, columns, N + M, x_row_stride, size,
+        x_count, D, PRECISION, INTERPRET, BLOCK_K,
+    )  # fmt: skip
+    total, row_weights = pull_of(
+        total, row_weights, weights_ptr + N, y_ptr, origin, rows, columns, N + M, y_row_stride,
+        size, y_count, D, PRECISION, INTERPRET, BLOCK_K,
+    )  # fmt: skip
+    if KERNEL == "gaussian":
+        if OWN == 0:
+            own = load_tile(x_ptr, rows, columns, x_row_stride, x_count, D).to(tl.float32)
+        else:
+            own = load_tile(y_ptr, rows, columns, y_row_stride, y_count, D).to(tl.float32)
+        valid = rows < (x_count if OWN == 0 else y_count)
+        own = tl.where(valid[:, None], own - origin[None, :], 0.0)
+        total -= row_weights[:, None] * own
+    offsets = (element * size + rows)[:, None] * D + columns[None, :]
+    tl.store(gradient_ptr + offsets, total, mask=(rows < size)[:, None] & (columns < D)[None, :])

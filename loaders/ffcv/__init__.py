@@ -1,0 +1,1 @@
+"""Packed files, written and read with FFCV."""

@@ -1,0 +1,1 @@
+"""Data sets whose files hold the pixels of many images."""

@@ -1,0 +1,1 @@
+"""The condensation loop and what one iteration is made of."""

@@ -1,0 +1,1 @@
+"""Train networks on a condensed set and test them."""

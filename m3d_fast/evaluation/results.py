@@ -1,0 +1,127 @@
+"""What ``evaluation.json`` holds: protocol, and the accuracies of every method and network."""
+
+import logging
+import statistics
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from ..common.files import read_json, write_json
+
+log = logging.getLogger("m3d_fast")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One network to train and test."""
+
+    method: str
+    network: str
+    repeat: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came out of a task: accuracy as a fraction of 1, seconds, size of the training set."""
+
+    task: Task
+    accuracy: float
+    seconds: float
+    training_images: int
+
+
+class Results:
+    """The results of an evaluation, and of an earlier one under the same protocol.
+
+    Args:
+        file: ``evaluation.json``; read, not yet written.
+        content: what the file holds, without results.
+    """
+
+    def __init__(self, file: Path, content: dict[str, Any]) -> None:
+        self.file, self.content = file, content | {"results": []}
+        self._other = False  # whether the file is another protocol's, or another set's
+        if file.exists():
+            before = read_json(file)
+            same = all(before.get(k) == content[k] for k in ("protocol", "synthetic_sha256"))
+            self._other = not same
+            if same:
+                self.content["results"] = before["results"]
+
+    def set_other_aside(self) -> None:
+        """Rename the file of an evaluation under another protocol."""
+        if self._other:
+            names = (f"{self.file.stem}-{n}{self.file.suffix}" for n in count(1))
+            kept = next(p for p in map(self.file.with_name, names) if not p.exists())
+            self.file.rename(kept)
+            log.info("an evaluation under another protocol is kept as %s", kept)
+
+    def missing(
+        self, methods: tuple[str, ...], networks: tuple[str, ...], repeats: int
+    ) -> list[Task]:
+        """The networks still to train, those of a method and network in their order."""
+        found = {(r["method"], r["network"]): len(r["accuracies"]) for r in self.content["results"]}
+        return [
+            Task(method, network, repeat)
+            for method in methods
+            for network in networks
+            for repeat in range(found.get((method, network), 0), repeats)
+        ]
+
+    def note(self, outcome: Outcome) -> None:
+        """Add one network."""
+        result = self._result(outcome.task)
+        accuracies: list[float] = result["accuracies"]
+        assert len(accuracies) == outcome.task.repeat, "repeats come in their order"
+        accuracies.append(outcome.accuracy)
+        result["mean"] = statistics.fmean(accuracies)
+        result["std"] = statistics.stdev(accuracies) if len(accuracies) > 1 else None
+        result["seconds"] += outcome.seconds
+        result["training_images"] = outcome.training_images
+
+    def save(self) -> None:
+        """Bring the file up to date."""
+        write_json(self.file, self.content)
+
+    def log_completed(self, outcomes: list[Outcome], repeats: int) -> None:
+        """Say what is complete with these networks."""
+        for task in (outcome.task for outcome in outcomes):
+            if task.repeat == repeats - 1:
+                accuracy = _percent(self._result(task))
+                log.info("%s, %s: test accuracy %s %%", task.method, task.network, accuracy)
+
+    def _result(self, task: Task) -> dict[str, Any]:
+        for result in self.content["results"]:
+            if (result["method"], result["network"]) == (task.method, task.network):
+                return result
+        empty = {"method": task.method, "network": task.network, "accuracies": [], "seconds": 0.0}
+        self.content["results"].append(empty)
+        return empty
+
+
+def table(content: dict[str, Any]) -> str:
+    """The results as text: test accuracy in percent, seconds to condense and to evaluate."""
+    rows = [("method", "network", "test accuracy (%)", "networks", "condense (s)", "evaluate (s)")]
+    for result in content["results"]:
+        condensed = result["method"] == content["method"]
+        rows.append(
+            (
+                result["method"],
+                result["network"],
+                _percent(result),
+                str(len(result["accuracies"])),
+                f"{content['condensation_seconds']:.0f}" if condensed else "",
+                f"{result['seconds']:.0f}",
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+    return "\n".join([lines[0], "  ".join("-" * w for w in widths), *lines[1:]])
+
+
+def _percent(result: dict[str, Any]) -> str:
+    spread = "" if result["std"] is None else f" +- {100 * result['std']:.2f}"
+    return f"{100 * result['mean']:.2f}{spread}"

@@ -1,0 +1,134 @@
+"""Train a network on a small set and test it: the evaluation's inner loop."""
+
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..augment import augment, augment_imagenet, cutmix, draw, parse_strategy
+from ..engine.embedding import CPU_PIECE, autocast
+from ..loaders import RealImages
+from ..networks import initialise
+from ..presets import Protocol
+from ..synthetic import StoredImages
+
+TEST_PIECE = 512  # test images per forward on a GPU
+
+
+class Trainer:
+    """Trains one network again and again from new initialisations.
+
+    Args:
+        network: returns logits; drawn anew, in place, by :meth:`fit`.
+        protocol: optimiser, schedule and augmentation.
+        mean, std: per channel, pixels in [0, 1].
+        device: where to train.
+        precision: "bf16" or "fp32".
+        compile: whether to torch.compile the network.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        protocol: Protocol,
+        mean: Sequence[float],
+        std: Sequence[float],
+        *,
+        device: torch.device,
+        precision: str,
+        compile: bool,
+    ) -> None:
+        layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+        self.network = network.to(device)
+        self.network.to(memory_format=layout)
+        self.protocol, self.device, self.precision = protocol, device, precision
+        self._mean = torch.tensor(mean, device=device).view(-1, 1, 1)
+        self._std = torch.tensor(std, device=device).view(-1, 1, 1)
+        self._layout = layout
+        self._imagenet = protocol.augment == "imagenet"
+        self._operations = () if self._imagenet else parse_strategy(protocol.augment)
+        self._embed = cast(Callable[[Tensor], Tensor], network.embed)
+        self._forward: Callable[[Tensor], Tensor] = (
+            torch.compile(network, dynamic=False) if compile else network
+        )
+
+    def fit(
+        self,
+        images: Tensor | StoredImages,
+        labels: Tensor,
+        *,
+        initial: torch.Generator,
+        stream: torch.Generator,
+        on_epoch: Callable[[int, Tensor], None],
+    ) -> None:
+        """Train from a new initialisation.
+
+        Args:
+            images: ``(n, C, H, W)`` float in [0, 1] on the device, or what gives them by batches.
+            labels: ``(n,)`` int64 on the device.
+            initial: draws the parameters.
+            stream: draws order, augmentation and mixing.
+            on_epoch: called with the epochs done and the last loss, a tensor.
+        """
+        protocol = self.protocol
+        initialise(self.network, initial)
+        self.network.train()
+        optimizer = torch.optim.SGD(
+            self.network.parameters(),
+            protocol.lr,
+            protocol.momentum,
+            weight_decay=protocol.weight_decay,
+        )
+        milestones = [int(fraction * protocol.epochs) for fraction in protocol.milestones]
+        schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, protocol.gamma)
+        for epoch in range(protocol.epochs):
+            order = torch.randperm(len(images), generator=stream, device=self.device)
+            for batch in order.split(protocol.batch_size):
+                loss = self._loss(images[batch], labels[batch], stream)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            schedule.step()
+            on_epoch(epoch + 1, loss.detach())
+
+    def _loss(self, images: Tensor, labels: Tensor, stream: torch.Generator) -> Tensor:
+        if self._imagenet:
+            images = self._normalised(augment_imagenet(images, stream))
+        else:
+            draws = draw(len(images), stream)
+            images = augment(self._normalised(images)[:, None], draws, self._operations)[:, 0]
+        images, pasted, kept = cutmix(images, labels, self.protocol.cutmix, stream)
+        logits = self._logits(images)
+        loss = kept * F.cross_entropy(logits, labels)
+        return loss + (1 - kept) * F.cross_entropy(logits, pasted)
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        return (images - self._mean) / self._std
+
+    def _logits(self, images: Tensor) -> Tensor:
+        with autocast(self.device, self.precision):
+            return self._forward(images.contiguous(memory_format=self._layout)).float()
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Features of uint8 images, ``(B, C, H, W)`` to ``(B, D)``, evaluation mode."""
+        self.network.eval()
+        with torch.no_grad(), autocast(self.device, self.precision):
+            features = self._embed(self._normalised(images.float() / 255))
+        return features.float()
+
+    @torch.no_grad()
+    def accuracy(self, test: RealImages) -> float:
+        """Share of test images classified right, a fraction of 1."""
+        self.network.eval()
+        piece = CPU_PIECE if self.device.type == "cpu" else TEST_PIECE
+        correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        for images, labels in test.ordered(piece):
+            # a compiled network is compiled once per shape: the last piece is filled up
+            filled = F.pad(images, (0, 0) * 3 + (0, piece - len(images)))
+            correct += (self._predicted(filled)[: len(labels)] == labels).sum()
+        return int(correct) / sum(test.class_sizes)
+
+    def _predicted(self, images: Tensor) -> Tensor:
+        return self._logits(self._normalised(images.float() / 255)).argmax(1)

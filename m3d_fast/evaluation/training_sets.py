@@ -1,0 +1,107 @@
+"""The sets that evaluation trains networks on: the condensed one, its initialisation, baselines."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..common.progress import Progress
+from ..common.seeds import derived_seed, generator
+from ..config import ResolvedConfig
+from ..coreset import herding, initial_pixels, k_center, random_images
+from ..distributed import rank_of_process
+from ..loaders import RealImages
+from ..synthetic import StoredImages, SyntheticSet
+from .results import Task
+from .trainer import Trainer
+
+# the network whose features herding and k-center use is trained on so many images of each class,
+# for so many epochs; fewer where all of them, as bytes, would take more memory than this
+EXTRACTOR_IMAGES, EXTRACTOR_EPOCHS = 500, 5
+EXTRACTOR_BYTES = 2e9
+
+
+class TrainingSets:
+    """Makes the training set of every method.
+
+    Args:
+        settings: of the run.
+        synthetic: its condensed set.
+        open_train: opens the training images; called when a method needs them.
+        seed: of the evaluation.
+    """
+
+    def __init__(
+        self,
+        settings: ResolvedConfig,
+        synthetic: SyntheticSet,
+        open_train: Callable[[], RealImages],
+        seed: int,
+    ) -> None:
+        self._settings, self._synthetic = settings, synthetic
+        self._open_train, self._seed = open_train, seed
+        # choosing a coreset takes long: the last one is kept, beside what it is for
+        self._chosen: tuple[str, str, Tensor] | None = None
+
+    def get(self, task: Task, trainer: Trainer) -> tuple[StoredImages, Tensor]:
+        """Images and labels ``(n,)`` of a task, on the device.
+
+        Args:
+            task: names method, network and repeat.
+            trainer: of the task's network, whose features herding and k-center use.
+        """
+        if task.method == "random":
+            # another choice for every network: the spread is that of the baseline
+            seed = derived_seed(self._seed, "coreset", 1, task.repeat)
+            images = random_images(self._open_train(), self._synthetic.ipc, seed)
+            return _labelled(images)
+        if self._chosen is None or self._chosen[:2] != (task.method, task.network):
+            self._chosen = task.method, task.network, self._choose(task.method, trainer)
+        condensed = task.method in (self._settings.method, "initial")
+        return _labelled(self._chosen[2], self._synthetic.factor if condensed else 1)
+
+    def _choose(self, method: str, trainer: Trainer) -> Tensor:
+        """Images ``(classes, ipc, C, H, W)`` of a method that takes the same for every repeat."""
+        ipc = self._synthetic.ipc
+        if method == self._settings.method:
+            return self._synthetic.images.to(trainer.device).unflatten(0, (-1, ipc))
+        if method == "initial":
+            return initial_pixels(self._open_train(), self._settings)
+        rule = {"herding": herding, "k-center": k_center}[method]
+        return rule(self._open_train(), ipc, self._extractor(trainer))
+
+    def _extractor(self, trainer: Trainer) -> Callable[[Tensor], Tensor]:
+        """Features of the network after a short training on real training images."""
+        seed, train = self._seed, self._open_train()
+        affordable = int(EXTRACTOR_BYTES / math.prod(train.image_shape) / train.num_classes)
+        per_class = min(EXTRACTOR_IMAGES, max(1, affordable), *train.class_sizes)
+        images = random_images(train, per_class, derived_seed(seed, "coreset", 2))
+        extractor = Trainer(
+            trainer.network,
+            replace(trainer.protocol, epochs=EXTRACTOR_EPOCHS),
+            self._synthetic.mean,
+            self._synthetic.std,
+            device=trainer.device,
+            precision=trainer.precision,
+            compile=False,
+        )
+        stored, labels = _labelled(images)
+        label, bar = "features for the coreset", rank_of_process() == 0
+        with Progress(label, EXTRACTOR_EPOCHS, images_per_step=len(labels), bar=bar) as progress:
+            extractor.fit(
+                stored,
+                labels,
+                initial=generator(seed, "evaluation-network", 1, device=trainer.device),
+                stream=generator(seed, "evaluation-training", 1, device=trainer.device),
+                on_epoch=lambda epoch, loss: progress.update(epoch),
+            )
+        return extractor.embed
+
+
+def _labelled(pixels: Tensor, factor: int = 1) -> tuple[StoredImages, Tensor]:
+    """``(C, n, channels, H, W)``, float or uint8, to a flat training set."""
+    classes, count = pixels.shape[:2]
+    labels = torch.arange(classes, device=pixels.device).repeat_interleave(count * factor**2)
+    return StoredImages(pixels.flatten(0, 1), factor), labels

@@ -1,0 +1,42 @@
+"""Pictures of a condensed set."""
+
+from pathlib import Path
+
+from torch import Tensor
+
+from ..common.files import replace_atomically
+from ..synthetic import SyntheticSet, decode
+
+ROWS, COLUMNS = 100, 10  # classes, and images of a class, shown at most
+
+
+def save_pictures(synthetic: SyntheticSet, folder: Path) -> list[Path]:
+    """``grid.png``, a row per class, and ``grid_decoded.png`` when the factor is above 1.
+
+    The first 100 classes and 10 images of each are shown.
+    """
+    images = synthetic.images.unflatten(0, (synthetic.num_classes, synthetic.ipc))
+    shown = images[:ROWS, :COLUMNS]
+    pictures = {"grid.png": shown}
+    if synthetic.factor > 1:
+        needed = -(-COLUMNS // synthetic.factor**2)
+        pictures["grid_decoded.png"] = decode(shown[:, :needed], synthetic.factor)[:, :COLUMNS]
+    for name, rows in pictures.items():
+        with replace_atomically(folder / name) as temporary:
+            save_grid(rows, temporary)
+    return [folder / name for name in pictures]
+
+
+def save_grid(rows: Tensor, path: Path) -> None:
+    """PNG of ``(classes, n, C, H, W)`` images in [0, 1], a row per class."""
+    from PIL import Image
+    from torchvision.transforms.v2.functional import to_pil_image
+    from torchvision.utils import make_grid
+
+    grid = make_grid(rows.flatten(0, 1), nrow=rows.shape[1], padding=2, pad_value=1.0)
+    picture = to_pil_image(grid)
+    zoom = max(1, round(64 / rows.shape[-1]))  # small images are shown at about 64 px
+    picture = picture.resize(
+        (picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST
+    )
+    picture.save(path, format="PNG")

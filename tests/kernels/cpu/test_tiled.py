@@ -1,0 +1,167 @@
+"""The CPU path's tiles change nothing, against the oracle and float64, and save memory."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks.memory import peak_bytes
+from m3d_fast.kernels import Gaussian, Kernel, Linear, Polynomial, reference
+from m3d_fast.kernels.cpu import blocks, gaussian_mixture, tiled
+
+KERNELS = [
+    Gaussian(),
+    Gaussian(sigma=3.0, scales=(1.0,)),
+    Gaussian(scales=(3.0, 0.5, 1.0, 2.0, 0.7)),
+    Gaussian(bandwidth=torch.tensor([20.0, 30.0, 40.0])),
+    Polynomial(),
+    Polynomial(1, gamma=0.5, coef0=0.0),
+    Linear(),
+]
+LENGTHS = torch.tensor([50, 41, 2]), torch.tensor([2, 33, 17])
+
+
+def three_classes(generator: torch.Generator, dtype=torch.float32) -> tuple[Tensor, Tensor]:
+    x = torch.randn(3, 50, 21, generator=generator, dtype=dtype).relu()
+    return x, torch.randn(3, 33, 21, generator=generator, dtype=dtype) + 0.3
+
+
+def compute(module, x: Tensor, y: Tensor, kernel: Kernel, estimator: str = "biased", **options):
+    name, parameters, bandwidth = kernel.encode(x.shape[-1])
+    rule = reference.Rule(name, parameters, estimator == "unbiased")
+    return module.mmd2(x, y, rule, bandwidth=bandwidth, **options)
+
+
+@pytest.fixture(params=["kept", "centred again", "class by class"])
+def small_tiles(request, monkeypatch):
+    """Blocks of 16 rows, with every way to hold them."""
+    monkeypatch.setattr(blocks, "TILE_ROWS", 16)
+    monkeypatch.setattr(blocks, "HALF_ROWS", 8)
+    if request.param == "centred again":
+        monkeypatch.setattr(blocks, "KEPT_NUMBERS", 21 * 16)
+    if request.param == "class by class":
+        monkeypatch.setattr(tiled, "CHUNK_NUMBERS", 1)
+
+
+def assert_same(ours, expected, within: float) -> None:
+    for mine, theirs in zip(ours, expected, strict=True):
+        assert (mine is None) == (theirs is None)
+        if theirs is not None:
+            bound = within * max(1.0, theirs.abs().max().item())
+            torch.testing.assert_close(mine, theirs, rtol=0, atol=bound)
+
+
+@pytest.mark.parametrize("lengths", [(None, None), LENGTHS], ids=["whole", "ragged"])
+@pytest.mark.parametrize("estimator", ["biased", "unbiased"])
+@pytest.mark.parametrize("kernel", KERNELS, ids=repr)
+def test_tiles_give_what_the_reference_does(kernel, estimator, lengths, generator, small_tiles):
+    x, y = three_classes(generator, torch.float64)
+    options = {"x_lengths": lengths[0], "y_lengths": lengths[1], "grad_x": True, "grad_y": True}
+    ours = compute(tiled, x, y, kernel, estimator, **options)
+    assert_same(ours, compute(reference, x, y, kernel, estimator, **options), 1e-13)
+
+
+@pytest.mark.parametrize("wanted", ["value", "grad_x", "grad_y"])
+@pytest.mark.parametrize("kernel", [Gaussian(), Polynomial()], ids=repr)
+def test_each_result_alone(kernel, wanted, generator, small_tiles):
+    x, y = three_classes(generator, torch.float64)
+    options = dict.fromkeys(("value", "grad_x", "grad_y"), False) | {wanted: True}
+    ours = compute(tiled, x, y, kernel, **options)
+    assert_same(ours, compute(reference, x, y, kernel, **options), 1e-13)
+
+
+@pytest.mark.parametrize("value", [True, False], ids=["value", "gradient only"])
+@pytest.mark.parametrize("estimator", ["biased", "unbiased"])
+@pytest.mark.parametrize("kernel", [k for k in KERNELS if isinstance(k, Gaussian)], ids=repr)
+@pytest.mark.parametrize("together", [1, 2, 3])
+def test_few_rows_as_one_tile(kernel, estimator, value, together, generator, monkeypatch):
+    """A step of condensation, for classes one by one, two and one, and all at once."""
+    x, y = three_classes(generator, torch.float64)
+    monkeypatch.setattr(tiled, "CHUNK_NUMBERS", together * (50 + 33) * 21)
+    fits, taken = tiled._fits_whole, []
+    monkeypatch.setattr(
+        tiled, "_fits_whole", lambda *sides: taken.append(fits(*sides)) or taken[-1]
+    )
+    options = {"value": value, "grad_y": True}
+    ours = compute(tiled, x, y, kernel, estimator, **options)
+    assert taken == [True]
+    assert_same(ours, compute(reference, x, y, kernel, estimator, **options), 1e-13)
+
+
+def test_a_row_is_no_distance_from_itself(generator):
+    """However narrow the kernel, which would see the rounding of the distances."""
+    value = compute(tiled, *three_classes(generator), Gaussian(bandwidth=1e-5), grad_y=True).value
+    expected = torch.full((3,), 5 * (1 / 50 + 1 / 33))
+    torch.testing.assert_close(value, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [(50, 1), (1, 33), (600, 100), (300, 129), (3000, 100)], ids=str)
+@pytest.mark.parametrize("columns", [15, 16])
+def test_gradient_alone_about_the_limits_of_one_tile(rows, columns, generator):
+    x, y = (torch.randn(n, columns, generator=generator) + 1 for n in rows)
+    ours = compute(tiled, x, y, Gaussian(), grad_y=True)
+    exact = compute(reference, x.double(), y.double(), Gaussian(), grad_y=True)
+    assert abs(ours.value.item() - exact.value.item()) < 5e-6
+    assert (ours.grad_y.double() - exact.grad_y).norm() < 2e-6 * exact.grad_y.norm()
+
+
+@pytest.mark.parametrize("mean", [0.0, 1000.0, 1e5])
+def test_tiles_are_as_accurate_as_the_whole(mean, generator, truth, small_tiles):
+    x, y = (side + mean for side in three_classes(generator))
+    exact = truth.exact(x, y)
+    ours = compute(tiled, x, y, Gaussian(), grad_x=True, grad_y=True)
+    truth.assert_value(ours.value, exact.value)
+    truth.assert_gradient(ours.grad_x, exact.grad_x)
+    truth.assert_gradient(ours.grad_y, exact.grad_y)
+    alone = compute(tiled, x, y, Gaussian(), grad_y=True)
+    truth.assert_value(alone.value, exact.value)
+    truth.assert_gradient(alone.grad_y, exact.grad_y)
+
+
+@pytest.mark.parametrize("columns", [10, 40])
+def test_samples_of_several_real_blocks(columns, generator):
+    x = torch.randn(1300, columns, generator=generator)
+    y = torch.randn(700, columns, generator=generator) + 0.1
+    assert len(blocks.row_bounds(1300, columns)) > 2
+    ours = compute(tiled, x, y, Gaussian(), grad_x=True, grad_y=True)
+    exact = compute(reference, x.double(), y.double(), Gaussian(), grad_x=True, grad_y=True)
+    assert abs(ours.value.item() - exact.value.item()) < 5e-6
+    for mine, theirs in ((ours.grad_x, exact.grad_x), (ours.grad_y, exact.grad_y)):
+        assert (mine.double() - theirs).norm() < 2e-6 * theirs.norm()
+
+
+@pytest.mark.parametrize("exponent", [-1e-6, -0.01, -1.0, -30.0])
+def test_one_exponential_serves_five_scales(exponent):
+    """Relative errors, however near to zero or to minus one the terms are."""
+    scales = (0.25, 0.5, 1.0, 2.0, 4.0)
+    runs = gaussian_mixture.runs_of(scales)
+    assert runs == [(4.0, 5)]
+    over_largest = torch.full((8, 8), exponent, dtype=torch.float32)
+    v = over_largest.double() * 4
+    slope = gaussian_mixture.slope(over_largest, runs)
+    excess = gaussian_mixture.excess(over_largest.clone(), runs)
+    exact_excess = sum(torch.expm1(v / s) for s in scales)
+    exact_slope = sum(torch.exp(v / s) / s for s in scales)
+    torch.testing.assert_close(excess.double(), exact_excess, rtol=5e-7, atol=0)
+    torch.testing.assert_close(slope.double(), exact_slope, rtol=5e-6, atol=0)
+
+
+def test_scales_that_are_no_halves_are_computed_each():
+    assert gaussian_mixture.runs_of((1.0, 3.0, 0.5)) == [(3.0, 1), (1.0, 2)]
+    assert gaussian_mixture.runs_of([2.0**-k for k in range(7)]) == [(1.0, 5), (2.0**-5, 2)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "wanted", "bound"),
+    [
+        ((1, 3000, 3000, 1024), {}, 16),
+        ((1, 4000, 4000, 10), {"grad_x": True, "grad_y": True}, 10),
+        ((2000, 64, 20, 16), {"grad_y": True}, 12),
+    ],
+    ids=str,
+)
+def test_memory_does_not_grow_with_the_number_of_pairs(shape, wanted, bound, generator):
+    """In MB beyond inputs, gradients included; one kernel matrix takes 31 to 61 MB here."""
+    classes, n, m, columns = shape
+    x = torch.randn(classes, n, columns, generator=generator)
+    y = torch.randn(classes, m, columns, generator=generator)
+    assert peak_bytes(lambda: compute(tiled, x, y, Gaussian(), **wanted)) < bound * 2**20

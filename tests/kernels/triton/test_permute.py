@@ -1,0 +1,79 @@
+"""Family P: many divisions of the same rows, each against the definition."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from m3d_fast.kernels import Gaussian, Kernel, Polynomial
+from m3d_fast.kernels.triton import dispatch, permute
+
+
+def divisions(count: int, n: int, m: int, generator: torch.Generator) -> Tensor:
+    order = torch.rand(count, n + m, generator=generator).argsort(-1)
+    return order < n
+
+
+@pytest.fixture
+def divided(triton_device: torch.device) -> Callable[..., Tensor]:
+    def run(
+        x: Tensor, y: Tensor, members: Tensor, kernel: Kernel, estimator: str, precision: str
+    ) -> Tensor:
+        encoded = kernel.encode(x.shape[-1])
+        moved = (side.to(triton_device) for side in (x, y, members))
+        unbiased = estimator == "unbiased"
+        return dispatch.divided_mmd2_cuda(
+            *moved, None, encoded.name, encoded.parameters, unbiased, precision
+        )
+
+    return run
+
+
+def exactly(z: Tensor, members: Tensor, kernel: Kernel, estimator: str, truth) -> Tensor:
+    first = torch.stack([z[rows] for rows in members])
+    second = torch.stack([z[~rows] for rows in members])
+    return truth.exact(first, second, kernel, estimator).value
+
+
+@pytest.mark.parametrize("programs", [1, 3, 1000])
+@pytest.mark.parametrize("estimator", ["biased", "unbiased"])
+@pytest.mark.parametrize("kernel", [Gaussian(), Polynomial()], ids=repr)
+@pytest.mark.parametrize("shape", [(90, 61, 20, 70), (5, 3, 40, 1), (130, 64, 7, 5)], ids=str)
+def test_every_division(shape, kernel, estimator, programs, generator, truth, divided, monkeypatch):
+    """One program has all tiles to itself, or each a few, or each one."""
+    monkeypatch.setattr(permute, "PROGRAMS", programs)
+    n, m, d, count = shape
+    z = torch.randn(n + m, d, generator=generator).relu()
+    members = divisions(count, n, m, generator)
+    ours = divided(z[:n], z[n:], members, kernel, estimator, "highest")
+    exact = exactly(z, members, kernel, estimator, truth)
+    size = 1.0 if isinstance(kernel, Gaussian) else max(1.0, exact.abs().max().item())
+    truth.assert_value(ours, exact, within=5e-6 * size)
+
+
+@pytest.mark.parametrize("precision", ["high", "medium"])
+def test_lower_precisions(precision, generator, truth, divided):
+    z = torch.randn(100, 40, generator=generator).relu()
+    members = divisions(9, 60, 40, generator)
+    ours = divided(z[:60], z[60:], members, Gaussian(), "biased", precision)
+    exact = exactly(z, members, Gaussian(), "biased", truth)
+    truth.assert_value(ours, exact, within=5e-4 if precision == "medium" else 5e-6)
+
+
+def test_wide_bandwidth_keeps_its_digits(generator, truth, divided):
+    z = torch.nn.functional.normalize(torch.randn(70, 24, generator=generator), dim=-1)
+    members = divisions(4, 40, 30, generator)
+    kernel = Gaussian(sigma=100.0, scales=(1.0,))
+    exact = exactly(z, members, kernel, "biased", truth)
+    ours = divided(z[:40], z[40:], members, kernel, "biased", "highest")
+    truth.assert_value(ours, exact, within=1e-5 * exact.abs().max().item())
+
+
+def test_bitwise_equal_from_run_to_run(generator, divided):
+    z = torch.randn(150, 20, generator=generator)
+    members = divisions(6, 90, 60, generator)
+    first, second = (
+        divided(z[:90], z[90:], members, Gaussian(), "biased", "highest") for _ in range(2)
+    )
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
