@@ -1,8 +1,8 @@
 """Real images, served class by class."""
 
+from ..common.errors import DataError
 from .backends import LOADERS
 from .catalog import CACHES, image_side, open_dataset
-from .errors import DataError
 from .memory import MemoryImages
 from .protocol import RealImages
 from .registry import DATASETS, dataset_info

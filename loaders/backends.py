@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import DataError
+from ..common.errors import DataError
 from .ffcv.packed_file import Packed, default_file, open_packed
 from .image_files.layouts import image_tree
 from .image_files.trees import ImageTree

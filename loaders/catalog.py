@@ -9,8 +9,8 @@ from typing import cast, get_args
 
 import torch
 
+from ..common.errors import DataError
 from .backends import LOADERS, choose_back_end
-from .errors import DataError
 from .memory import MemoryImages
 from .protocol import RealImages
 from .readers.digits import read_digits

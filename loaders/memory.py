@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import DataError
+from ..common.errors import DataError
 from .protocol import Indices, IntArray, RealImages
 from .readers.labelled import LabelledImages, check_labels
 from .sampling import ClassSampler

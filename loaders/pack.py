@@ -15,12 +15,13 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from ..common.errors import DataError
+from ..common.files import sync_folder
+from ..common.hardware import usable_cores
 from .catalog import image_side
-from .errors import DataError
 from .ffcv.disk_space import largest_image, refuse_without_disk
-from .ffcv.packed_file import Packed, default_file, index_checksum, sidecar, sync_folder
+from .ffcv.packed_file import Packed, default_file, index_checksum, sidecar
 from .ffcv.storing import quality
-from .image_files.decoding import usable_cores
 from .image_files.layouts import image_tree
 from .image_files.trees import ClassFiles, ImageTree
 from .subsets import file_name

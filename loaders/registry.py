@@ -4,7 +4,7 @@ import difflib
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from .errors import DataError
+from ..common.errors import DataError
 from .subsets import CUSTOM, subset_classes
 
 Kind = Literal["idx", "cifar", "svhn", "digits", "folder", "imagenet", "tinyimagenet"]

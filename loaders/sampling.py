@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from .errors import DataError
+from ..common.errors import DataError
 from .protocol import IntArray
 
 

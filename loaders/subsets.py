@@ -4,7 +4,7 @@ import json
 from functools import cache
 from pathlib import Path
 
-from .errors import DataError
+from ..common.errors import DataError
 
 CUSTOM = "custom:"  # before the name of a file that lists classes
 

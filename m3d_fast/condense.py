@@ -3,7 +3,8 @@
 import argparse
 import sys
 
-from .command_line import CallableModule, Parser, add_settings, run_command
+from .command_line import CallableModule, add_settings
+from .common.commands import Parser, run_command
 from .config import CondenseConfig
 from .engine.loop import condense
 

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from .common.errors import UserError
-from .loaders import DataError
+from .common.errors import RankLost, UserError
+from .common.processes import rank_of_process
 
 log = logging.getLogger("m3d_fast")
 
@@ -23,10 +23,6 @@ Result = TypeVar("Result")
 
 # others wait while the first rank prepares a data set; a rank that dies is noticed at once
 PATIENCE = timedelta(days=1)
-
-
-class RankLost(RuntimeError):
-    """Another rank of the job is gone."""
 
 
 class Ranks:
@@ -101,7 +97,7 @@ class Ranks:
         """Run ``work``; a mistake on one rank is raised on all of them, in its words.
 
         Raises:
-            UserError, DataError: of ``work``, on this or another rank.
+            UserError: of ``work``, on this or another rank.
             RankLost: if one is gone.
         """
         if self.size == 1:
@@ -109,7 +105,7 @@ class Ranks:
         mistake: Exception | None = None
         try:
             result = work()
-        except (UserError, DataError) as error:
+        except UserError as error:
             mistake = error
         found = [text for text in self.gather(None if mistake is None else str(mistake)) if text]
         if found:
@@ -163,11 +159,6 @@ def _leave_together(store: dist.Store, ranks: Ranks) -> None:
     store.set(f"left/{ranks.rank}", "")
     if ranks.leads:  # it may be the one that serves the store
         store.wait([f"left/{rank}" for rank in range(ranks.size)])
-
-
-def rank_of_process() -> int:
-    """The rank torchrun gave this process; 0 without torchrun."""
-    return int(os.environ.get("RANK", "0"))
 
 
 @contextmanager

@@ -3,8 +3,9 @@
 import argparse
 import sys
 
-from .command_line import CallableModule, Parser, add_settings, run_command
-from .distributed import rank_of_process
+from .command_line import CallableModule, add_settings
+from .common.commands import Parser, run_command
+from .common.processes import rank_of_process
 from .evaluation.evaluator import EvaluateConfig, evaluate
 from .evaluation.results import table
 

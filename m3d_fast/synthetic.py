@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .common.errors import UserError
-from .common.files import read_tensors, write_tensors
+from .common.tensors import read_tensors, write_tensors
 
 FORMAT = "m3d_fast synthetic set"
 MIN_TILE = 4  # pixels

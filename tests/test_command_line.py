@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from m3d_fast.common.files import read_tensors, write_tensors
+from m3d_fast.common.tensors import read_tensors, write_tensors
 from m3d_fast.run.checkpoint import CHECKPOINT_FORMAT
 from tests.helpers.commands import condense_digits, run
 

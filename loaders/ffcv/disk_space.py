@@ -4,7 +4,7 @@ import logging
 import shutil
 from pathlib import Path
 
-from ..errors import DataError
+from ...common.errors import DataError
 from ..image_files.trees import ImageTree
 from .packed_file import Packed
 from .storing import encode

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import DataError
-from ..image_files.decoding import usable_cores
+from ...common.errors import DataError
+from ...common.hardware import usable_cores
 from ..protocol import IntArray
 from ..streaming.ring import Fill, Ring
 from .packed_file import Packed, open_packed

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ...common.errors import DataError
+from ...common.files import sync_folder
 from .. import download
-from ..errors import DataError
 from ..subsets import file_name
 
 FORMAT = "m3d_fast packed images, 1"
@@ -147,15 +148,6 @@ def index_checksum(path: Path, ranges: tuple[tuple[int, int], ...]) -> str:
             file.seek(start)
             content.update(file.read(end - start))
     return content.hexdigest()
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder outlast a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read_sidecar(path: Path) -> Packed:

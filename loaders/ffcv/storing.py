@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import DataError
+from ...common.errors import DataError
 from ..image_files.decoding import as_rgb, decode_image
 
 JPEG_MODE, RAW_MODE = 0, 1  # as FFCV numbers them

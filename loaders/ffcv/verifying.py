@@ -9,8 +9,8 @@ import numpy as np
 from ffcv.reader import Reader
 from ffcv.types import ALLOC_TABLE_TYPE
 
-from ..errors import DataError
-from ..image_files.decoding import usable_cores
+from ...common.errors import DataError
+from ...common.hardware import usable_cores
 from .writing import FIELDS, EncodedImages
 
 _DECODED_AGAIN = 32  # images, spread over the file

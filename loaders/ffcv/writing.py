@@ -24,7 +24,7 @@ from ffcv.memory_allocator import MemoryAllocator
 from ffcv.writer import DatasetWriter
 from tqdm import tqdm
 
-from ..errors import DataError
+from ...common.errors import DataError
 from ..image_files.trees import ClassFiles, ImageTree
 from .disk_space import page_bytes
 from .storing import RAW_MODE, Stored, encode

@@ -1,23 +1,15 @@
 """How does an image file become a square image in memory?"""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
-from ..errors import DataError
+from ...common.errors import DataError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-
-def usable_cores() -> int:
-    """Cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def decode_image(path: Path, *, size: int) -> Tensor:

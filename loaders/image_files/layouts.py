@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import DataError
+from ...common.errors import DataError
 from ..registry import dataset_info
 from ..subsets import subset_classes
 from .trees import ClassFiles, ImageTree, class_folder_tree, existing, folder_tree

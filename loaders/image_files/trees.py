@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import DataError
+from ...common.errors import DataError
 
 # beside class folders that lie in ROOT itself; the last is where packed files are put
 _NO_CLASSES = ("train", "test", "val", "m3d_fast")

@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..errors import DataError
+from ...common.errors import DataError
+from ...common.hardware import usable_cores
 from ..protocol import IntArray
-from .decoding import decode_image, usable_cores
+from .decoding import decode_image
 from .trees import ImageTree
 
 log = logging.getLogger("m3d_fast")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import DataError
+from ...common.errors import DataError
 
 _UNSIGNED_BYTE = 0x08
 

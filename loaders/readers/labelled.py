@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from ..errors import DataError
+from ...common.errors import DataError
 from ..protocol import IntArray
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...common.errors import DataError
 from .. import download
-from ..errors import DataError
 from .idx import read_idx
 from .labelled import LabelledImages, check_labels
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...common.errors import DataError
 from .. import download
-from ..errors import DataError
 from .labelled import LabelledImages
 
 _ARCHIVE_NAMES = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import DataError
-from ..image_files.decoding import usable_cores
+from ...common.errors import DataError
+from ...common.hardware import free_bytes, usable_cores
 from ..protocol import BackEnd, IntArray
-from ..resources import free_bytes, spare_bytes
+from ..resources import spare_bytes
 from .ring import Fill, Ring
 
 log = logging.getLogger("m3d_fast")

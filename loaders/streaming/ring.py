@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import DataError
+from ...common.errors import DataError
 from ..protocol import IntArray
 
 # writes the pixels of rows (n,) into uint8 (n, C, H, W)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import DataError
+from ...common.errors import DataError
 from ..memory import checked_indices
 from ..protocol import BackEnd, Indices, IntArray
 from ..sampling import ClassSampler

@@ -1,5 +1,16 @@
-"""The one exception of the engine that means "the caller can mend this"."""
+"""Exceptions that a command line turns into one sentence and an exit status."""
 
 
 class UserError(ValueError):
-    """A mistake of the caller's: one sentence saying what was expected, given, and what to do."""
+    """Invalid input: one sentence saying what was expected, what was given, and what to do.
+
+    The command lines print it on stderr and exit with status 2.
+    """
+
+
+class DataError(UserError):
+    """Data are missing, damaged, or not what was requested."""
+
+
+class RankLost(RuntimeError):
+    """Another rank of the job is gone."""

@@ -1,5 +1,7 @@
-"""What suits this machine: device, precision, whether compiling pays."""
+"""What this machine has, and what suits it: device, cores, free memory, precision, compiling."""
 
+import math
+import os
 import shutil
 import sysconfig
 from pathlib import Path
@@ -7,6 +9,8 @@ from pathlib import Path
 import torch
 
 from .errors import UserError
+
+_CONTROL_GROUPS = Path("/sys/fs/cgroup")
 
 PRECISIONS = ("bf16", "tf32", "fp32")
 
@@ -62,3 +66,48 @@ def has_compiler() -> bool:
     """Whether torch.compile finds what it needs on a CPU: g++ and Python's headers."""
     header = Path(sysconfig.get_paths()["include"]) / "Python.h"
     return shutil.which("g++") is not None and header.is_file()
+
+
+def usable_cores() -> int:
+    """Cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that can still be allocated on a CPU or CUDA device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    # a container's limit is not in /proc/meminfo
+    return int(min(_free_of_machine(), _free_of_container()))
+
+
+def _free_of_machine() -> int:
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        for line in meminfo.read_text().splitlines():
+            # unlike sysconf's free pages this counts what the file cache would give back
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    # macOS knows only how much there is in all
+    pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"
+    return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _free_of_container() -> float:
+    """Bytes left under the limit of the control group, version 2 or 1; infinite without one."""
+    for folder, limit, used, given_back in (
+        ("", "memory.max", "memory.current", "inactive_file"),
+        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        group = _CONTROL_GROUPS / folder
+        if not (group / limit).is_file() or not (group / used).is_file():
+            continue
+        most = (group / limit).read_text().strip()
+        if most == "max":
+            continue
+        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        cached = int(statistics.get(given_back, 0))
+        return max(0, int(most) - int((group / used).read_text()) + cached)
+    return math.inf

@@ -3,8 +3,7 @@
 import logging
 import sys
 import time
-
-from tqdm import tqdm
+from typing import Any
 
 log = logging.getLogger("m3d_fast")
 
@@ -28,8 +27,10 @@ class Progress:
         self._label, self._total, self._done, self._first = label, total, done, done
         self._images = images_per_step
         self._start = self._shown = time.monotonic()
-        self._bar: tqdm | None = None
+        self._bar: Any = None  # a tqdm
         if bar and sys.stderr.isatty():
+            from tqdm import tqdm  # not needed by those who want the op alone
+
             layout = (
                 "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{remaining} left{postfix}]"
             )

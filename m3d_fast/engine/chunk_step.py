@@ -10,8 +10,10 @@ from torch.profiler import record_function
 from ..augment import UNIFORMS
 from ..config import MAX_DECODED, ResolvedConfig
 from ..methods import METHODS
+from ..methods.protocol import Views
+from ..networks.arithmetic import convolutions
 from ..synthetic import decode
-from .embedding import Embedder, Views, convolutions
+from .embedding import Embedder
 from .pixel_store import Moving
 
 

@@ -1,52 +1,17 @@
 """Real and synthetic images to features, by a network that is frozen and drawn anew."""
 
-import contextlib
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
 from ..augment import augment
+from ..methods.protocol import Views
 from ..networks import initialise
-
-# images per forward on a CPU: activations stay in its caches (1.9x faster per image at 40 than at
-# 640, ConvNet-3 in bf16, 2 cores)
-CPU_PIECE = 64
-
-
-class Views(NamedTuple):
-    """Images of some classes with the augmentation draw of each.
-
-    Attributes:
-        images: ``(C, n, channels, H, W)``, uint8 or float in [0, 1].
-        draws: ``(C, UNIFORMS)``.
-    """
-
-    images: Tensor
-    draws: Tensor
-
-
-def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """Network arithmetic in ``precision`` ("bf16", else float32)."""
-    if precision != "bf16":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
-
-
-def convolutions(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """How cuDNN convolves float32, whatever torch's global flags say, and that it may try out."""
-    if device.type != "cuda":
-        return contextlib.nullcontext()
-    return cast(
-        AbstractContextManager[object],
-        torch.backends.cudnn.flags(
-            enabled=True, benchmark=True, deterministic=False, allow_tf32=precision == "tf32"
-        ),
-    )
+from ..networks.arithmetic import CPU_PIECE
 
 
 def even_piece(count: int, limit: int) -> int:

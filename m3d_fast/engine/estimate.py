@@ -2,7 +2,6 @@
 
 import logging
 import math
-import os
 import resource
 import shutil
 import sys
@@ -11,10 +10,11 @@ import time
 import torch
 
 from ..common.errors import UserError
+from ..common.hardware import free_bytes
+from ..common.processes import processes_on_machine
 from ..config import ResolvedConfig
 from ..distributed import Ranks
 from ..loaders import RealImages, dataset_info
-from ..loaders.resources import free_bytes
 from ..run.folder import RunFolder
 from .condenser import Condenser, Step
 from .pixel_store import fits_beside_a_chunk
@@ -47,7 +47,7 @@ def refuse_what_cannot_fit(
             f"run folder {run.path}: {_gb(needed)} are needed, a checkpoint while the next one is "
             f"written, {_gb(free)} are free; give an --out on a larger disk"
         )
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    local = processes_on_machine()
     held = _state_bytes(config, real, len(classes))
     room = free_bytes(torch.device("cpu"))
     device = torch.device(config.device)

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..augment import augment, augment_imagenet, cutmix, draw, parse_strategy
-from ..engine.embedding import CPU_PIECE, autocast
 from ..loaders import RealImages
 from ..networks import initialise
+from ..networks.arithmetic import CPU_PIECE, autocast
 from ..presets import Protocol
 from ..synthetic import StoredImages
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..common.processes import rank_of_process
 from ..common.progress import Progress
 from ..common.seeds import derived_seed, generator
 from ..config import ResolvedConfig
 from ..coreset import herding, initial_pixels, k_center, random_images
-from ..distributed import rank_of_process
 from ..loaders import RealImages
 from ..synthetic import StoredImages, SyntheticSet
 from .results import Task

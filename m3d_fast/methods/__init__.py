@@ -6,14 +6,8 @@ if not wanted: values cost work that gradients do not need), and a scalar whose 
 synthetic images is that of the sum of the losses.
 """
 
-from collections.abc import Callable
-
-from torch import Tensor
-
-from ..engine.embedding import Embedder, Views
 from .dm import dm
 from .m3d import m3d
-
-Method = Callable[[Embedder, Views, Views, bool], tuple[Tensor | None, Tensor]]
+from .protocol import Method
 
 METHODS: dict[str, Method] = {"m3d": m3d, "dm": dm}

@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
-from ..engine.embedding import Embedder, Views
 from ..kernels import Linear
 from .matching import matched
+from .protocol import Embedder, Views
 
 KERNEL = Linear()
 

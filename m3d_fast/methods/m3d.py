@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
-from ..engine.embedding import Embedder, Views
 from ..kernels import Gaussian
 from .matching import matched
+from .protocol import Embedder, Views
 
 # five Gaussians around the mean pairwise squared distance of the stacked features
 KERNEL = Gaussian(bandwidth="mean", scales=(0.25, 0.5, 1.0, 2.0, 4.0))

@@ -3,8 +3,8 @@
 from torch import Tensor
 from torch.profiler import record_function
 
-from ..engine.embedding import Embedder, Views
 from ..kernels import Gaussian, Linear, mmd2_and_grad
+from .protocol import Embedder, Views
 
 
 def matched(

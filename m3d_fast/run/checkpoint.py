@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from ..common.errors import UserError
-from ..common.files import read_metadata, read_tensors, write_tensors
-from ..loaders.resources import free_bytes
+from ..common.hardware import free_bytes
+from ..common.tensors import read_metadata, read_tensors, write_tensors
 
 log = logging.getLogger("m3d_fast")
 

@@ -6,15 +6,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from m3d_fast.common import files
+from m3d_fast.common import tensors
 from m3d_fast.common.errors import UserError
-from m3d_fast.common.files import read_tensors, write_tensors
+from m3d_fast.common.files import replace_atomically
+from m3d_fast.common.tensors import read_tensors, write_tensors
 
 
 def test_parts_become_one_tensor_and_the_bytes_of_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "PIECE", 7)  # numbers: many pieces per part
+    monkeypatch.setattr(tensors, "PIECE", 7)  # numbers: many pieces per part
     whole, labels = torch.randn(10, 3, 4), torch.arange(10)
     metadata = {"format": "test", "classes": ["a", "7"], "ipc": 1, "name": "7", "text": "words"}
     write_tensors(tmp_path / "whole", {"images": whole, "labels": labels}, metadata)
@@ -33,7 +34,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     before = path.read_bytes()
 
     def fill_the_disk() -> None:
-        with files.replace_atomically(path) as new:
+        with replace_atomically(path) as new:
             new.write_bytes(b"half")
             raise OSError(28, "No space left on device")
 

@@ -16,9 +16,10 @@ from m3d_fast.common.errors import UserError
 from m3d_fast.config import CondenseConfig, ResolvedConfig
 from m3d_fast.engine.chunking import equal_chunks, largest_fitting
 from m3d_fast.engine.condenser import Condenser
-from m3d_fast.engine.embedding import Embedder, Views, even_piece
+from m3d_fast.engine.embedding import Embedder, even_piece
 from m3d_fast.engine.profiling import RANGES
 from m3d_fast.loaders import RealImages
+from m3d_fast.methods.protocol import Views
 from m3d_fast.networks import build_network
 from tests.engine.test_loop import digits, settings
 from tests.helpers.commands import ROOT, condense_digits, environment, run

@@ -13,9 +13,9 @@ from m3d_fast.common.seeds import derived_seed, generator
 from m3d_fast.config import CondenseConfig, ResolvedConfig
 from m3d_fast.coreset import initial_pixels
 from m3d_fast.engine.condenser import Condenser
-from m3d_fast.engine.embedding import Views
 from m3d_fast.engine.pixel_store import Moving
 from m3d_fast.loaders import RealImages, open_dataset
+from m3d_fast.methods.protocol import Views
 from m3d_fast.synthetic import decode
 
 

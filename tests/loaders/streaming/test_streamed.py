@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 
+from m3d_fast.common.hardware import free_bytes
 from m3d_fast.loaders import DataError, MemoryImages
 from m3d_fast.loaders.image_files.trees import ImageTree
 from m3d_fast.loaders.image_files.worker_images import FolderImages
 from m3d_fast.loaders.readers.labelled import LabelledImages
-from m3d_fast.loaders.resources import free_bytes, spare_bytes
+from m3d_fast.loaders.resources import spare_bytes
 from m3d_fast.loaders.streaming.resident import Resident
 from m3d_fast.loaders.streaming.ring import Fill, Ring
 from m3d_fast.loaders.streaming.streamed import StreamedImages
@@ -401,7 +402,7 @@ def test_a_containers_limit_counts(
 ) -> None:
     group = tmp_path / folder
     group.mkdir(exist_ok=True)
-    monkeypatch.setattr("m3d_fast.loaders.resources._CONTROL_GROUPS", tmp_path)
+    monkeypatch.setattr("m3d_fast.common.hardware._CONTROL_GROUPS", tmp_path)
     unlimited = free_bytes(torch.device("cpu"))
     limit, used, cached = names
     (group / limit).write_text("1000000\n")

@@ -1,0 +1,61 @@
+"""Imports point one way, from the commands down to the ground floor, without a circle."""
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+# a room imports from rooms of later lines alone; those of one line do not know each other
+FLOORS = (
+    ("condense", "evaluate"),
+    ("engine", "evaluation"),
+    ("run",),
+    ("coreset",),
+    ("config",),
+    ("command_line", "settings", "presets", "synthetic", "distributed", "augment"),
+    ("methods", "networks"),
+    ("kernels", "loaders"),
+    ("common",),
+)
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def imported(path: Path, modules: set[str]) -> set[str]:
+    """The modules of the package that a file imports, at its top or later."""
+    package, found = ".".join(path.relative_to(ROOT).parent.parts), set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = package.split(".")[: len(package.split(".")) - node.level + 1]
+            home = ".".join([*base, *([node.module] if node.module else [])])
+            names = {f"{home}.{alias.name}" for alias in node.names}
+            found |= {name if name in modules else home for name in names}
+    return found
+
+
+def imports() -> dict[str, set[str]]:
+    """What every module of the package imports of it, by dotted names."""
+    rooms = (ROOT / "m3d_fast", ROOT / "m3d_fast/kernels", ROOT / "m3d_fast/loaders")
+    files = {path for room in rooms for path in room.rglob("*.py")}  # links are not followed
+    names = {p: ".".join(p.relative_to(ROOT).with_suffix("").parts) for p in files}
+    names = {path: name.removesuffix(".__init__") for path, name in names.items()}
+    return {name: imported(path, set(names.values())) for path, name in names.items()}
+
+
+def test_no_import_runs_upwards() -> None:
+    wrong, seen = [], set()
+    for module, targets in imports().items():
+        for target in targets:
+            above, below = ([*name.split("."), ""][1] for name in (module, target))
+            if above in FLOOR_OF and below in FLOOR_OF and above != below:
+                seen.add((above, below))
+                if FLOOR_OF[above] >= FLOOR_OF[below] or above == "kernels":
+                    wrong.append(f"{module} imports {target}")
+    assert not wrong
+    assert {("condense", "engine"), ("methods", "kernels"), ("loaders", "common")} <= seen
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    graph = imports()
+    del graph["m3d_fast"]  # it loads its names on first use
+    assert len(graph) > 100
+    TopologicalSorter(graph).prepare()  # raises CycleError, naming the modules
