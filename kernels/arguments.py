@@ -33,6 +33,6 @@ class OpArguments(NamedTuple):
     parameters: list[float]
     unbiased: bool
     precision: str | None
-    value: bool
-    grad_x: bool
-    grad_y: bool
+    value: bool = True
+    grad_x: bool = False
+    grad_y: bool = False

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 
 from . import reference
+from .arguments import OpArguments
 from .checks import check_values
 from .cpu import tiled
 from .precision import full_float32
@@ -87,9 +88,9 @@ def _launcher() -> Any:
 
 def _cuda(*arguments: Any) -> Outputs:
     launcher = _launcher()
-    if launcher is None or not launcher.served(*arguments[:2], arguments[5]):
+    if launcher is None or not launcher.serves(*arguments[:2], arguments[5]):
         return _plain_torch(reference.mmd2, *arguments)
-    result: Outputs = launcher.mmd2_cuda(*arguments)
+    result: Outputs = launcher.mmd2_cuda(OpArguments(*arguments))
     return result
 
 

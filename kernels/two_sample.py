@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from . import checks, ops
+from .arguments import OpArguments
 from .cpu import blocks, tiles
 from .kernel_functions import Gaussian, Kernel
 from .precision import full_float32
@@ -89,10 +90,9 @@ def _divided(x: Tensor, y: Tensor, members: Tensor, kernel: Kernel) -> Tensor:
     name, parameters, bandwidth = kernel.encode(x.shape[-1])
     checks.check_bandwidth(bandwidth, x)
     launcher = ops._launcher() if x.is_cuda else None
-    if launcher is not None and launcher.served(x, y, name):
-        result: Tensor = launcher.divided_mmd2_cuda(
-            x, y, members, bandwidth, name, parameters, False, None
-        )
+    if launcher is not None and launcher.serves(x, y, name):
+        arguments = OpArguments(x, y, bandwidth, None, None, name, parameters, False, None)
+        result: Tensor = launcher.permuted_mmd2_cuda(members, arguments)
         return result
     if not x.is_cuda:
         checks.check_values(x, y, bandwidth, None, None, unbiased=False)

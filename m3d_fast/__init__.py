@@ -8,7 +8,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .config import CondenseConfig as CondenseConfig
     from .engine.loop import condense as condense
-    from .evaluation.evaluator import EvaluateConfig as EvaluateConfig
+    from .evaluation.config import EvaluateConfig as EvaluateConfig
     from .evaluation.evaluator import evaluate as evaluate
     from .kernels import Gaussian as Gaussian
     from .kernels import Linear as Linear
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # loaded on first use: whoever wants the op alone needs only torch
 _HOMES = {
     "CondenseConfig": "config",
-    "EvaluateConfig": "evaluation.evaluator",
+    "EvaluateConfig": "evaluation.config",
     "Gaussian": "kernels",
     "Linear": "kernels",
     "MMDLoss": "kernels",

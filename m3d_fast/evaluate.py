@@ -6,7 +6,8 @@ import sys
 from .command_line import CallableModule, add_settings
 from .common.commands import Parser, run_command
 from .common.processes import rank_of_process
-from .evaluation.evaluator import EvaluateConfig, evaluate
+from .evaluation.config import EvaluateConfig
+from .evaluation.evaluator import evaluate
 from .evaluation.results import table
 
 sys.modules[__name__].__class__ = CallableModule

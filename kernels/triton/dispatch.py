@@ -8,6 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from ..arguments import OpArguments
 from . import permute, small, split, stream, tile, value
 from .call import Call, Result, Samples
 from .encode import encode, interpreting
@@ -49,7 +50,7 @@ def refused(device: torch.device) -> str | None:
     return reason
 
 
-def served(x: Tensor, y: Tensor, kernel: str) -> bool:
+def serves(x: Tensor, y: Tensor, kernel: str) -> bool:
     """Whether Triton computes it, or torch: float64, linear (a difference of means), no rows."""
     return (
         torch.float64 not in (x.dtype, y.dtype)
@@ -59,90 +60,57 @@ def served(x: Tensor, y: Tensor, kernel: str) -> bool:
     )
 
 
-def mmd2_cuda(
-    x: Tensor,
-    y: Tensor,
-    bandwidth: Tensor | None,
-    x_lengths: Tensor | None,
-    y_lengths: Tensor | None,
-    kernel: str,
-    parameters: list[float],
-    unbiased: bool,
-    precision: str | None,
-    value: bool,
-    grad_x: bool,
-    grad_y: bool,
-) -> Outputs:
-    """The op, for what ``served`` says."""
-    samples = Samples(_flat(x), _flat(y), _flat_lengths(x_lengths), _flat_lengths(y_lengths))
-    call = _as_call(
-        samples, bandwidth, kernel, parameters, unbiased, precision, (value, grad_x, grad_y)
+def mmd2_cuda(arguments: OpArguments) -> Outputs:
+    """The op, for what ``serves`` says."""
+    x, y = arguments.x, arguments.y
+    samples = Samples(
+        _flat(x), _flat(y), _flat_lengths(arguments.x_lengths), _flat_lengths(arguments.y_lengths)
     )
+    call = _as_call(samples, arguments)
     with _on(x.device):
         result = FAMILIES[choose(call.problem)](call)
     shapes = (x.shape[:-2], x.shape, y.shape)
-    value_, gradient_x, gradient_y = (
+    wanted = (arguments.value, arguments.grad_x, arguments.grad_y)
+    value, gradient_x, gradient_y = (
         part.view(shape) if asked and part is not None else x.new_empty(0, dtype=torch.float32)
-        for part, shape, asked in zip(result, shapes, (value, grad_x, grad_y), strict=True)
+        for part, shape, asked in zip(result, shapes, wanted, strict=True)
     )
-    return value_, gradient_x, gradient_y
+    return value, gradient_x, gradient_y
 
 
-def divided_mmd2_cuda(
-    x: Tensor,
-    y: Tensor,
-    members: Tensor,
-    bandwidth: Tensor | None,
-    kernel: str,
-    parameters: list[float],
-    unbiased: bool,
-    precision: str | None,
-) -> Tensor:
-    """MMD^2, (B,) float64, of divisions of the rows [x; y] into samples as large as x and y.
+def permuted_mmd2_cuda(members: Tensor, arguments: OpArguments) -> Tensor:
+    """MMD^2, (B,) float64, of permutations of the rows [x; y].
 
     Args:
-        x: ``(N, D)``; with y, what ``served`` says.
-        y: ``(M, D)``.
-        members: ``(B, N + M)``, bool: the rows that make up the first sample.
-        bandwidth, kernel, parameters, unbiased, precision: as the op takes them.
+        members: ``(B, N + M)``, bool: the rows that make up the first sample, N of them.
+        arguments: x ``(N, D)`` and y ``(M, D)``, for what ``serves`` says; the value alone.
     """
-    samples = Samples(_flat(x), _flat(y), None, None)
-    call = _as_call(
-        samples, bandwidth, kernel, parameters, unbiased, precision, (True, False, False)
-    )
-    with _on(x.device):
+    call = _as_call(Samples(_flat(arguments.x), _flat(arguments.y), None, None), arguments)
+    with _on(members.device):
         return permute.divided_mmd2(call, members.contiguous())
 
 
-def _as_call(
-    samples: Samples,
-    bandwidth: Tensor | None,
-    kernel: str,
-    parameters: list[float],
-    unbiased: bool,
-    precision: str | None,
-    asked: tuple[bool, bool, bool],
-) -> Call:
+def _as_call(samples: Samples, arguments: OpArguments) -> Call:
     classes, n, m, d = samples.sizes
-    function = encode(kernel, parameters)
+    function = encode(arguments.kernel, arguments.parameters)
     problem = Problem(
         classes=classes,
         rows_x=n,
         rows_y=m,
         columns=d,
         kernel=function.KERNEL,
-        precision=precision or torch.get_float32_matmul_precision(),
-        value=asked[0],
-        grad_x=asked[1],
-        grad_y=asked[2],
-        ragged=samples.x_lengths is not None or samples.y_lengths is not None,
+        precision=arguments.precision or torch.get_float32_matmul_precision(),
+        value=arguments.value,
+        grad_x=arguments.grad_x,
+        grad_y=arguments.grad_y,
     )
+    bandwidth = arguments.bandwidth
     return Call(
         samples=samples,
         function=function,
-        mean_bandwidth=kernel == "gaussian_mean",
+        mean_bandwidth=arguments.kernel == "gaussian_mean",
         bandwidth=None if bandwidth is None else bandwidth.reshape(-1).contiguous(),
-        unbiased=unbiased,
+        unbiased=arguments.unbiased,
         problem=problem,
         architecture=architecture(samples.x.device),
     )

@@ -16,7 +16,6 @@ class Problem:
     value: bool
     grad_x: bool
     grad_y: bool
-    ragged: bool = False
 
     @property
     def gradients(self) -> int:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from m3d_fast.kernels import Gaussian, Kernel, Polynomial
+from m3d_fast.kernels.arguments import OpArguments
 
 VALUE_TOLERANCE = 5e-6  # absolute, for k(0) = 5
 GRADIENT_TOLERANCE = 2e-6  # of the norm of the gradient
@@ -233,7 +234,7 @@ def triton_op(
         moved = {name: given.to(triton_device) for name, given in lengths.items()}
         monkeypatch.setattr(dispatch, "choose", lambda problem: family or choose(problem))
         flags = (value, wrt in ("x", "both"), wrt in ("y", "both"))
-        results = dispatch.mmd2_cuda(
+        arguments = OpArguments(
             inside_nan(x.to(triton_device)),
             inside_nan(y.to(triton_device)),
             None if encoded.bandwidth is None else encoded.bandwidth.to(triton_device),
@@ -245,6 +246,7 @@ def triton_op(
             precision,
             *flags,
         )
+        results = dispatch.mmd2_cuda(arguments)
         return tuple(result if flag else None for result, flag in zip(results, flags, strict=True))
 
     yield run

@@ -123,12 +123,12 @@ def test_generic_kernels_have_tiles_for_every_chip(kernel, precision, columns, a
 
 def test_triton_leaves_to_torch_what_it_cannot_do_better(monkeypatch, triton_device):
     x = torch.zeros(2, 3, 4, device=triton_device)
-    assert dispatch.served(x, x, "gaussian")
-    assert not dispatch.served(x.double(), x, "gaussian")
-    assert not dispatch.served(x, x, "linear")
-    assert not dispatch.served(x[:0], x[:0], "gaussian")
+    assert dispatch.serves(x, x, "gaussian")
+    assert not dispatch.serves(x.double(), x, "gaussian")
+    assert not dispatch.serves(x, x, "linear")
+    assert not dispatch.serves(x[:0], x[:0], "gaussian")
     monkeypatch.setattr(dispatch, "refused", lambda device: "too old")
-    assert not dispatch.served(x, x, "gaussian")
+    assert not dispatch.serves(x, x, "gaussian")
 
 
 def arguments(x: torch.Tensor, y: torch.Tensor) -> tuple:

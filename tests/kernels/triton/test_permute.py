@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from m3d_fast.kernels import Gaussian, Kernel, Polynomial
+from m3d_fast.kernels.arguments import OpArguments
 from m3d_fast.kernels.triton import dispatch, permute
 
 
@@ -23,9 +24,11 @@ def divided(triton_device: torch.device) -> Callable[..., Tensor]:
         encoded = kernel.encode(x.shape[-1])
         moved = (side.to(triton_device) for side in (x, y, members))
         unbiased = estimator == "unbiased"
-        return dispatch.divided_mmd2_cuda(
-            *moved, None, encoded.name, encoded.parameters, unbiased, precision
+        x, y, members = moved
+        arguments = OpArguments(
+            x, y, None, None, None, encoded.name, encoded.parameters, unbiased, precision
         )
+        return dispatch.permuted_mmd2_cuda(members, arguments)
 
     return run
 
