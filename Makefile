@@ -1,4 +1,4 @@
-# make demo | test | check | bench | gpu | setup; only gpu needs one, and no network. PYTHON=... picks the interpreter.
+# make setup | demo | test | check | bench | gpu. Only gpu needs a GPU; it needs no network. PYTHON=... chooses the interpreter.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -17,14 +17,14 @@ $(INSTALLED): setup.py pyproject.toml .ci/debian-packages .ci/ffcv
 	.ci/ffcv $(BIN)/python
 	touch $@
 
-# goes on where an earlier demo was stopped; a finished one shows its table again
+# resumes an interrupted demo; a finished one prints its table again
 demo: $(INSTALLED)
 	.ci/debian-packages --data
 	$(BIN)/python -m m3d_fast.condense --dataset fashionmnist --ipc 1 --iterations 500 --real-batch 32 --out runs/demo --resume
 	$(BIN)/python -m m3d_fast.evaluate runs/demo --baselines random --epochs 240 --repeats 3
 	@echo
-	@echo "Picture, one row per class: runs/demo/grid.png (every tile by itself: runs/demo/grid_decoded.png)"
-	@echo "ImageNet-100 on a GPU, IMAGENET being the folder that holds train/ and val/:"
+	@echo "Picture, one row per class: runs/demo/grid.png (decoded, one tile per training image: runs/demo/grid_decoded.png)"
+	@echo "ImageNet-100 on a GPU, where IMAGENET is the folder of train/ and val/:"
 	@echo "  $(BIN)/python -m m3d_fast.condense --dataset imagenet100 --data-root IMAGENET --ipc 10 --out runs/imagenet100"
 	@echo "  $(BIN)/python -m m3d_fast.evaluate runs/imagenet100 --baselines random,herding"
 
@@ -37,7 +37,7 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/vulture
 
-# or one of them: make bench-mmd. Warnings are torch.compile's and the peers'; missing peers are named
+# make bench-mmd runs one of them. Warnings come from torch.compile and the peers; missing peers are named
 bench: $(addprefix bench-,$(BENCHES))
 	$(BIN)/python -m benchmarks.report $(BENCHES:%=$(RESULTS)/%.json)
 
@@ -47,7 +47,7 @@ bench-%: $(INSTALLED)
 
 bench-mmd bench-loaders bench-streaming: export OMP_NUM_THREADS := 1
 
-# from a bare checkout: tests of the kernels, compiled, then the benchmarks; 8 minutes at most.
-# The engine's benchmark would not fit: $(PYTHON) -m benchmarks.gpu engine
+# works from a bare checkout: the tests of the kernels, compiled, then the benchmarks, within 8 minutes.
+# The engine's benchmark takes longer and is separate: $(PYTHON) -m benchmarks.gpu engine
 gpu:
 	$(PYTHON) -m benchmarks.gpu
