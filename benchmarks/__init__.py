@@ -1,1 +1,1 @@
-"""Benchmarks: what is timed, what it is compared with, the results."""
+"""Benchmarks: what is timed, what it is compared with, and the results."""

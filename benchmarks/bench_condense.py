@@ -2,9 +2,9 @@
 
     make bench
 
-Both do the same work from the same real images and draws: equality of losses and pixel gradients
-is asserted, in float32, before anything is timed. Fashion-MNIST IPC 10 needs the data set (Debian's
-package); ResNetAP-10 at 64 px runs on generated images, three classes of a hundred.
+Both do the same work on the same real images with the same augmentation: losses and pixel gradients
+are asserted equal, in float32, before anything is timed. Fashion-MNIST IPC 10 needs the data set
+(Debian's package); ResNetAP-10 at 64 px uses generated images, three classes of a hundred.
 """
 
 from collections.abc import Callable
@@ -27,10 +27,10 @@ from m3d_fast.synthetic import decode
 Open = Callable[[], RealImages]
 
 
-def generated(
+def generate_images(
     classes: int, per_class: int, channels: int, size: int, device: str = "cpu"
 ) -> RealImages:
-    """Random blocks of 4 px, in memory: speed does not depend on what images show."""
+    """Random blocks of 4 px, in memory: speed does not depend on the content of images."""
     rng = np.random.default_rng(0)
     shape = (classes * per_class, channels, size // 4, size // 4)
     small = torch.from_numpy(rng.integers(0, 256, shape, dtype=np.uint8))
@@ -41,55 +41,55 @@ def generated(
     return MemoryImages(data, mean=(0.5,) * channels, std=(0.25,) * channels, device=device)
 
 
-def settings(precision: str, compile: bool, **given) -> ResolvedConfig:
+def make_config(precision: str, compile: bool, **settings) -> ResolvedConfig:
     common = {"device": "cpu", "precision": precision, "compile": compile}
-    return CondenseConfig(**(common | given)).resolved()
+    return CondenseConfig(**(common | settings)).resolved()
 
 
-def published_step(
+def build_published_loop(
     condenser: Condenser, real: RealImages
 ) -> Callable[[int], tuple[Tensor, Tensor]]:
-    """The loop over classes on the condenser's pixels and draws, with a network of its own."""
+    """The loop over classes on the condenser's pixels and augmentation, with its own network."""
     config, embedder = condenser.config, condenser.embedder
     operations, first = parse_strategy(config.augment), condenser.classes.start
 
-    def step(iteration: int) -> tuple[Tensor, Tensor]:
+    def run(iteration: int) -> tuple[Tensor, Tensor]:
         draws = draw(
             real.num_classes,
             generator(config.seed, "augment", iteration, device=real.device),
         )
 
-        def shown(images: Tensor, c: int) -> Tensor:
+        def prepare(images: Tensor, c: int) -> Tensor:
             normal = (images - embedder.mean) / embedder.std
             return augment(normal[None], draws[first + c, None], operations)[0]
 
         return loop_gradients(
             embedder.network.embed,
-            lambda c: shown(real.batch([first + c], config.real_batch)[0] / 255, c),
-            lambda c, leaf: shown(decode(leaf, config.factor), c),
+            lambda c: prepare(real.batch([first + c], config.real_batch)[0] / 255, c),
+            lambda c, leaf: prepare(decode(leaf, config.factor), c),
             condenser.pixels,
         )
 
-    return step
+    return run
 
 
-def compared(interleaved, open_real: Open, rounds: int, classes: range | None = None, **given):
+def compare(time_in_turn, open_real: Open, rounds: int, classes: range | None = None, **settings):
     """Assert equality, then time; returns the loop's time over the engine's."""
-    exact = Condenser(settings("fp32", False, **given), open_real(), classes)
-    fast = Condenser(settings("bf16", True, **given), open_real(), classes)
-    loop = published_step(exact, open_real())
+    exact = Condenser(make_config("fp32", False, **settings), open_real(), classes)
+    fast = Condenser(make_config("bf16", True, **settings), open_real(), classes)
+    loop = build_published_loop(exact, open_real())
     start = exact.pixels.clone()
     losses = exact.step(0).losses
-    gradient = exact.state()["momentum"].clone()  # that of the first step
+    gradient = exact.state()["momentum"].clone()  # after the first step it is the gradient
     exact.pixels.copy_(start)
     expected_losses, expected = loop(0)
     torch.testing.assert_close(losses, expected_losses, atol=2e-5, rtol=1e-4)
     assert (gradient - expected).abs().max() < 1e-3 * expected.abs().max()
     fast.step(0)
-    rough = fast.state()["momentum"].flatten(1)
-    cosine = torch.cosine_similarity(rough, expected.flatten(1), dim=1)
-    assert cosine.min() > 0.97, "bf16 gradients point where float32's do"
-    medians = interleaved(
+    approximate = fast.state()["momentum"].flatten(1)
+    cosine = torch.cosine_similarity(approximate, expected.flatten(1), dim=1)
+    assert cosine.min() > 0.97, "bf16 gradients have the direction of float32 ones"
+    medians = time_in_turn(
         {
             "engine, bf16 compiled": lambda: fast.step(0, value=False),
             "engine, float32 eager": lambda: exact.step(0, value=False),
@@ -100,35 +100,35 @@ def compared(interleaved, open_real: Open, rounds: int, classes: range | None = 
     return medians["published loop, float32"] / medians["engine, bf16 compiled"]
 
 
-def test_fashion_mnist(interleaved) -> None:
-    real = {"dataset": "fashionmnist", "ipc": 10, "real_batch": 128}
-    faster = compared(interleaved, lambda: open_dataset("fashionmnist", seed=1), 4, **real)
+def test_fashion_mnist(time_in_turn) -> None:
+    settings = {"dataset": "fashionmnist", "ipc": 10, "real_batch": 128}
+    faster = compare(time_in_turn, lambda: open_dataset("fashionmnist", seed=1), 4, **settings)
     assert faster > 1
 
 
-def test_resnet_ap_at_64_px(interleaved) -> None:
-    given = {"dataset": "cifar100", "size": 64, "network": "resnetap10"}
-    faster = compared(interleaved, lambda: generated(100, 64, 3, 64), 2, range(3), **given)
+def test_resnet_ap_at_64_px(time_in_turn) -> None:
+    settings = {"dataset": "cifar100", "size": 64, "network": "resnetap10"}
+    faster = compare(time_in_turn, lambda: generate_images(100, 64, 3, 64), 2, range(3), **settings)
     assert faster > 1
 
 
 @pytest.mark.usefixtures("one_core")
-def test_cost_and_memory_per_class_do_not_grow(interleaved) -> None:
-    """10, 100 and 1000 classes of 16 px, on one core: waiting for another one varies."""
+def test_cost_and_memory_per_class_do_not_grow(time_in_turn) -> None:
+    """10, 100 and 1000 classes of 16 px, on one core: time to wait for a second one varies."""
     peaks = {}
     steps = {}
     for classes in (10, 100, 1000):
-        config = settings(
+        config = make_config(
             "fp32", False, dataset="digits", ipc=1, factor=1, real_batch=2, class_chunk=5
         )
-        condenser = Condenser(config, generated(classes, 16, 1, 16))
-        # 1000 classes' worth of steps each, so that all are timed for as long
+        condenser = Condenser(config, generate_images(classes, 16, 1, 16))
+        # each is timed over steps of 1000 classes in all, so that the durations are comparable
         times = 1000 // classes
         steps[classes] = lambda condenser=condenser, times=times: [
             condenser.step(i, value=False) for i in range(times)
         ]
         peaks[classes] = peak_bytes(lambda condenser=condenser: condenser.step(0, value=False))
-    seconds = interleaved({f"{classes} classes": step for classes, step in steps.items()})
+    seconds = time_in_turn({f"{classes} classes": step for classes, step in steps.items()})
     per_class = [value / 1000 for value in seconds.values()]
     print(
         {name: f"{1e3 * value / 1000:.3f} ms per class" for name, value in seconds.items()}, peaks
@@ -138,11 +138,11 @@ def test_cost_and_memory_per_class_do_not_grow(interleaved) -> None:
 
 
 def test_memory_is_not_above_the_loops() -> None:
-    """Fashion-MNIST's shape on generated images; a step of the engine beside one of the loop."""
-    given = {"dataset": "fashionmnist", "ipc": 10, "real_batch": 128}
-    images = generated(10, 128, 1, 28)
-    fast = Condenser(settings("bf16", True, **given), images)
-    loop = published_step(Condenser(settings("fp32", False, **given), images), images)
+    """Fashion-MNIST's shape on generated images; a step of the engine and one of the loop."""
+    settings = {"dataset": "fashionmnist", "ipc": 10, "real_batch": 128}
+    images = generate_images(10, 128, 1, 28)
+    fast = Condenser(make_config("bf16", True, **settings), images)
+    loop = build_published_loop(Condenser(make_config("fp32", False, **settings), images), images)
     fast.step(0, value=False)
     ours, theirs = peak_bytes(lambda: fast.step(0, value=False)), peak_bytes(lambda: loop(0))
     print(f"peak: engine {ours / 1e6:.0f} MB, published loop {theirs / 1e6:.0f} MB")

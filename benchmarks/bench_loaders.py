@@ -3,8 +3,8 @@
     make bench
 
 On one core, at 224 px, from generated images of ImageNet's bit rate in the file cache. Pixels are
-compared before anything is timed: they are equal, from ``jpeg:95`` within a bound that is asserted.
-The peer is the faster of no and one worker process.
+compared before anything is timed: they must be equal, or within ``BOUNDS`` for ``jpeg:95``. The
+peer is the faster of no worker process and one.
 """
 
 import subprocess
@@ -31,10 +31,10 @@ CLASSES = sorted(subset_classes("imagenet10"))  # ImageFolder's order
 PER_CLASS = BATCH = 64
 SIZE = 224
 
-# mean and largest mean absolute difference of an image from Pillow's pixels, in steps of 255
+# mean absolute difference of an image from Pillow's pixels, of 255: mean and largest of all images
 BOUNDS = {"raw": (0.0, 0.0), "jpeg:95": (2.5, 4.0), "original": (0.0, 0.0)}
-AT_LEAST = {"raw": 15, "jpeg:95": 4, "original": 1.3}  # times as fast as ImageFolder
-PASSES = {"raw": 20, "jpeg:95": 4, "original": 2}  # what is read ahead at the end is in vain
+MIN_SPEEDUP = {"raw": 15, "jpeg:95": 4, "original": 1.3}  # times as fast as ImageFolder
+PASSES = {"raw": 20, "jpeg:95": 4, "original": 2}  # many: the prefetched end is wasted
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def packed(tree: Path, store: str) -> StreamedImages:
+def open_packed(tree: Path, store: str) -> StreamedImages:
     file = tree / f"{store.replace(':', '')}.beton"
     command = [sys.executable, "-m", "m3d_fast.loaders.pack", "--data-root", str(tree)]
     command += ["--dataset", f"custom:{tree / 'classes.txt'}", "--store", store]
@@ -54,8 +54,8 @@ def packed(tree: Path, store: str) -> StreamedImages:
     return StreamedImages(back_end, mean=(0.5,) * 3, std=(0.5,) * 3, cache="none")
 
 
-def one_pass(images: StreamedImages, passes: int) -> Callable[[], None]:
-    """Every image so many times, class after class, in shuffled order."""
+def make_reader(images: StreamedImages, passes: int) -> Callable[[], None]:
+    """A function that reads every image ``passes`` times, class by class, in shuffled order."""
     cycle = [[label] for label in range(images.num_classes)]
 
     def run() -> None:
@@ -66,7 +66,7 @@ def one_pass(images: StreamedImages, passes: int) -> Callable[[], None]:
     return run
 
 
-def image_folder(tree: Path, workers: int) -> DataLoader:
+def open_image_folder(tree: Path, workers: int) -> DataLoader:
     crop = v2.Compose([v2.Resize(SIZE, antialias=True), v2.CenterCrop(SIZE), v2.PILToTensor()])
     data = ImageFolder(str(tree / "train"), crop)
     return DataLoader(
@@ -74,41 +74,41 @@ def image_folder(tree: Path, workers: int) -> DataLoader:
     )
 
 
-def differences(images: StreamedImages, reference: DataLoader) -> np.ndarray:
+def measure_differences(images: StreamedImages, reference: DataLoader) -> np.ndarray:
     """Mean absolute difference of every image, float64 ``(N,)``."""
-    found = []
+    parts = []
     for label in range(images.num_classes):
         rows = range(label * PER_CLASS, (label + 1) * PER_CLASS)
         expected = torch.stack([reference.dataset[row][0] for row in rows])
         ours = images.take(label, range(PER_CLASS))
-        found.append((ours.short() - expected.short()).abs().double().mean((1, 2, 3)))
-    return torch.cat(found).numpy()
+        parts.append((ours.short() - expected.short()).abs().double().mean((1, 2, 3)))
+    return torch.cat(parts).numpy()
 
 
 @pytest.mark.parametrize("store", ["raw", "jpeg:95", "original"])
-def test_class_wise(store: str, tree: Path, interleaved, benchmark) -> None:
-    images = packed(tree, store)
-    folders = {f"ImageFolder, {n} workers": image_folder(tree, n) for n in (0, 1)}
-    difference = differences(images, next(iter(folders.values())))
+def test_class_wise(store: str, tree: Path, time_in_turn, benchmark) -> None:
+    images = open_packed(tree, store)
+    folders = {f"ImageFolder, {n} workers": open_image_folder(tree, n) for n in (0, 1)}
+    difference = measure_differences(images, next(iter(folders.values())))
     mean, largest = BOUNDS[store]
     assert difference.mean() <= mean, difference.mean()
     assert difference.max() <= largest, difference.max()
 
-    def folder_pass(loader: DataLoader) -> None:
+    def read_folder(loader: DataLoader) -> None:
         for batch, _ in loader:
             assert batch.shape == (BATCH, 3, SIZE, SIZE)
 
-    peers = {name: partial(folder_pass, loader) for name, loader in folders.items()}
-    medians = interleaved({store: one_pass(images, PASSES[store])} | peers, rounds=3)
+    peers = {name: partial(read_folder, loader) for name, loader in folders.items()}
+    medians = time_in_turn({store: make_reader(images, PASSES[store])} | peers, rounds=3)
     medians[store] /= PASSES[store]
     faster = min(medians[name] for name in peers) / medians[store]
-    # of the faster of the two
+    # relative to the faster of the two
     benchmark.extra_info["times_faster_than"] = {"ImageFolder": faster}
     count = len(difference)
     per_second = {name: count / seconds for name, seconds in medians.items()}
     benchmark.extra_info["case"] = f"{count} images of {SIZE} px from {store}, class by class"
     benchmark.extra_info["images_per_second"] = per_second
-    found = {"mean": float(difference.mean()), "largest": float(difference.max())}
-    benchmark.extra_info["difference"] = found
-    print(store, per_second, found, faster)
-    assert faster >= AT_LEAST[store]
+    summary = {"mean": float(difference.mean()), "largest": float(difference.max())}
+    benchmark.extra_info["difference"] = summary
+    print(store, per_second, summary, faster)
+    assert faster >= MIN_SPEEDUP[store]

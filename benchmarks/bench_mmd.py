@@ -1,8 +1,8 @@
-"""The op against its peers on the CPU: equality first, then time in turn, and memory.
+"""The op against its peers on the CPU: equality first, then interleaved time, and memory.
 
     OMP_NUM_THREADS=1 python -m pytest benchmarks/bench_mmd.py --benchmark-json=FILE
 
-GPU figures come from benchmarks/gpu.py, which times with CUDA graphs.
+GPU figures come from ``python -m benchmarks.gpu``, which times with CUDA graphs.
 """
 
 from collections.abc import Callable
@@ -20,42 +20,42 @@ Functions = dict[str, Callable[[], object]]
 
 
 @pytest.fixture
-def timed(interleaved, benchmark) -> Callable[..., dict[str, float]]:
-    """Time in turn, and note the case and every function's peak memory in MB beyond inputs."""
+def compare(time_in_turn, benchmark) -> Callable[..., dict[str, float]]:
+    """Time in turn; record the case and every function's peak memory in MB beyond inputs."""
 
     def run(case: str, functions: Functions, rounds: int = 7) -> dict[str, float]:
         benchmark.extra_info["case"] = case
         benchmark.extra_info["peak_mb"] = {
             name: peak_bytes(function) / 2**20 for name, function in functions.items()
         }
-        return interleaved(functions, rounds=rounds)
+        return time_in_turn(functions, rounds=rounds)
 
     return run
 
 
-def features(classes: int, n: int, m: int, d: int) -> tuple[Tensor, Tensor]:
+def draw_features(classes: int, n: int, m: int, d: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     real = torch.randn(classes, n, d, generator=generator).relu()
     return real, (torch.randn(classes, m, d, generator=generator) + 0.1).relu()
 
 
-def assert_equal(step: peers.Step, real: Tensor, synthetic: Tensor, within: float) -> None:
-    """Against the closed form in float64: the loss, and the gradient relative to its norm."""
+def assert_equal(peer: peers.Peer, real: Tensor, synthetic: Tensor, within: float) -> None:
+    """Compare loss, and gradient relative to its norm, with the closed form in float64."""
     exact_losses, exact = peers.closed_form(real.double(), synthetic.double())
-    losses, gradient = step(real, synthetic)
+    losses, gradient = peer(real, synthetic)
     assert (losses - exact_losses).abs().max() < 5 * within
     assert (gradient - exact).norm() < within * exact.norm()
 
 
-def steps() -> dict[str, peers.Step]:
-    """What gives a loss and a gradient, with the error allowed it."""
-    loop = peers.differentiated(peers.loop_losses)
-    batched = peers.differentiated(peers.batched_losses)
+def list_peers() -> dict[str, peers.Peer]:
+    """The op and every peer with a loss and a gradient."""
+    loop = peers.differentiate(peers.loop_losses)
+    batched = peers.differentiate(peers.batched_losses)
     return {
         OURS: lambda x, y: mmd2_and_grad(x, y),  # type: ignore[dict-item, return-value]
         "loop over classes, one backward": loop,
-        "loop over classes, a backward each": peers.each_class,
-        "loop over classes, indexing one tensor": peers.differentiated(peers.indexed_losses),
+        "loop over classes, a backward each": peers.loop_of_backwards,
+        "loop over classes, indexing one tensor": peers.differentiate(peers.indexed_losses),
         "batched": batched,
         "batched, torch.compile": torch.compile(batched),
         "closed form in plain torch": peers.closed_form,
@@ -66,39 +66,41 @@ SHAPES = [(10, 256, 40, 2048), (100, 64, 90, 512)]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_value_and_gradient(shape, timed) -> None:
-    real, synthetic = features(*shape)
+def test_value_and_gradient(shape, compare) -> None:
+    real, synthetic = draw_features(*shape)
     functions: Functions = {}
-    for name, step in steps().items():
-        assert_equal(step, real, synthetic, within=1e-6 if name == OURS else 1e-4)
-        functions[name] = lambda step=step: step(real, synthetic)
+    for name, peer in list_peers().items():
+        assert_equal(peer, real, synthetic, within=1e-6 if name == OURS else 1e-4)
+        functions[name] = lambda peer=peer: peer(real, synthetic)
     functions[f"{OURS}, gradient only"] = lambda: mmd2_and_grad(real, synthetic, value=False)
-    functions["matrix products alone"] = lambda: peers.products_alone(real, synthetic)
+    functions["matrix products alone"] = lambda: peers.multiply_only(real, synthetic)
     torch.testing.assert_close(
         mmd2_and_grad(real, synthetic, value=False)[1], mmd2_and_grad(real, synthetic)[1]
     )
-    medians = timed(f"value and gradient, C N M D = {shape}", functions)
+    medians = compare(f"value and gradient, C N M D = {shape}", functions)
     assert medians[OURS] < medians["loop over classes, a backward each"]
 
 
-def test_value_and_gradient_of_other_libraries(timed) -> None:
+def test_value_and_gradient_of_other_libraries(compare) -> None:
     """A tenth of the ImageNet-100 shape: KeOps takes seconds per class on a CPU."""
-    real, synthetic = features(10, 64, 90, 512)
+    real, synthetic = draw_features(10, 64, 90, 512)
     functions: Functions = {OURS: lambda: mmd2_and_grad(real, synthetic)}
-    for name, step in peers.other_libraries():
-        assert_equal(step, real, synthetic, within=1e-3)
-        functions[name] = lambda step=step: step(real, synthetic)
-    if peers.optional("sklearn"):
+    for name, peer in peers.find_libraries():
+        assert_equal(peer, real, synthetic, within=1e-3)
+        functions[name] = lambda peer=peer: peer(real, synthetic)
+    if peers.import_optional("sklearn"):
         value = peers.sklearn_value(real[0], synthetic[0])
         assert abs(mmd2(real[0], synthetic[0]).item() - value) < 5e-6
         functions["scikit-learn, value only"] = lambda: [
             peers.sklearn_value(x, y) for x, y in zip(real, synthetic, strict=True)
         ]
-    timed("value and gradient, C N M D = (10, 64, 90, 512)", functions, rounds=3)
+    compare("value and gradient, C N M D = (10, 64, 90, 512)", functions, rounds=3)
 
 
-def test_cmmd(timed) -> None:
-    x, y = (torch.nn.functional.normalize(side[0], dim=-1) for side in features(1, 5000, 5000, 768))
+def test_cmmd(compare) -> None:
+    x, y = (
+        torch.nn.functional.normalize(side[0], dim=-1) for side in draw_features(1, 5000, 5000, 768)
+    )
 
     def ours() -> Tensor:
         metric = CMMD()
@@ -114,12 +116,12 @@ def test_cmmd(timed) -> None:
         "CMMD, which copies the features": ours,
         "published formulation": lambda: peers.published_cmmd(x, y),
     }
-    timed("CMMD, 5000 + 5000 rows of 768", functions, rounds=5)
+    compare("CMMD, 5000 + 5000 rows of 768", functions, rounds=5)
 
 
-def test_kid(timed) -> None:
-    """Five subsets of the published size; torchmetrics is shown features by an identity network."""
-    x, y = (side[0] for side in features(1, 2000, 2000, 2048))
+def test_kid(compare) -> None:
+    """Five subsets of the published size; torchmetrics gets features from an identity network."""
+    x, y = (side[0] for side in draw_features(1, 2000, 2000, 2048))
 
     def ours() -> Tensor:
         metric = KID(subsets=5, subset_size=1000)
@@ -133,19 +135,19 @@ def test_kid(timed) -> None:
     exact = peers.published_kid(x.double(), y.double()).item()
     assert whole.compute().mean.item() == pytest.approx(exact, rel=1e-4)
     functions: Functions = {OURS: ours}
-    theirs = peers.torchmetrics_kid(x, y, subsets=5, subset_size=1000)
+    theirs = peers.make_torchmetrics_kid(x, y, subsets=5, subset_size=1000)
     if theirs is not None:
         torch.manual_seed(1)
         mean = theirs()
         torch.manual_seed(1)
         assert ours().item() == pytest.approx(mean.item(), rel=1e-3), "the same subsets are drawn"
         functions["torchmetrics"] = theirs
-    timed("KID, 5 subsets of 1000 rows of 2048", functions, rounds=3)
+    compare("KID, 5 subsets of 1000 rows of 2048", functions, rounds=3)
 
 
-def test_two_sample(timed) -> None:
+def test_two_sample(compare) -> None:
     """Value and both gradients; the dense form takes 5 GB and half a minute."""
-    x, y = (side[0] for side in features(1, 5000, 5000, 10))
+    x, y = (side[0] for side in draw_features(1, 5000, 5000, 10))
 
     def dense() -> tuple[Tensor, ...]:
         leaves = x.clone().requires_grad_(), y.clone().requires_grad_()
@@ -155,18 +157,18 @@ def test_two_sample(timed) -> None:
     for mine, theirs in zip(ours, dense(), strict=True):
         assert (mine - theirs).norm() < 1e-3 * theirs.norm()
     functions: Functions = {OURS: lambda: mmd2_and_grad(x, y, wrt="both"), "dense, stacked": dense}
-    timed("two samples, 5000 + 5000 rows of 10, both gradients", functions, rounds=2)
+    compare("two samples, 5000 + 5000 rows of 10, both gradients", functions, rounds=2)
 
 
-def test_permutations(timed) -> None:
-    x, y = (side[0] for side in features(1, 1000, 1000, 10))
+def test_permutations(compare) -> None:
+    x, y = (side[0] for side in draw_features(1, 1000, 1000, 10))
     seed = torch.Generator()
     result = permutation_test(x, y, permutations=100, generator=seed.manual_seed(1))
     seed.manual_seed(1)
     orders = [torch.randperm(2000, generator=seed) for _ in range(100)]
-    torch.testing.assert_close(result.null, peers.gathered_null(x, y, orders), rtol=0, atol=2e-5)
+    torch.testing.assert_close(result.null, peers.gather_null(x, y, orders), rtol=0, atol=2e-5)
     functions: Functions = {
         OURS: lambda: permutation_test(x, y, Gaussian(), permutations=100),
-        "gather per permutation": lambda: peers.gathered_null(x, y, orders),
+        "gather per permutation": lambda: peers.gather_null(x, y, orders),
     }
-    timed("100 permutations of 1000 + 1000 rows of 10", functions, rounds=3)
+    compare("100 permutations of 1000 + 1000 rows of 10", functions, rounds=3)

@@ -1,4 +1,4 @@
-"""The one way benchmarks time: peers in turn in one run, the device synchronised, medians."""
+"""How all benchmarks time: peers in turn in one run, the device synchronised, medians."""
 
 import os
 import statistics
@@ -18,7 +18,7 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
 
 @pytest.fixture
 def one_core() -> Iterator[None]:
-    """One core, and one thread of torch, for this process and its children."""
+    """Restrict this process and its children to one core, and torch to one thread."""
     cores, threads = os.sched_getaffinity(0), torch.get_num_threads()
     os.sched_setaffinity(0, {min(cores)})
     torch.set_num_threads(1)
@@ -28,11 +28,11 @@ def one_core() -> Iterator[None]:
 
 
 @pytest.fixture
-def interleaved(benchmark) -> Callable[..., dict[str, float]]:
-    """Time several functions in turn, round by round, so that a noisy machine hurts all alike.
+def time_in_turn(benchmark) -> Callable[..., dict[str, float]]:
+    """Time several functions in turn, round by round: a noisy machine then affects all alike.
 
-    Returns the median seconds of each; the first is the one pytest-benchmark reports, the others
-    and the ratios of medians to the first go to its ``extra_info``.
+    Returns the median seconds of each. pytest-benchmark reports the first; the medians and their
+    ratios to the first are added to its ``extra_info``.
     """
 
     def run(peers: dict[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, float]:
@@ -40,7 +40,7 @@ def interleaved(benchmark) -> Callable[..., dict[str, float]]:
             function()  # warm-up
         seconds: dict[str, list[float]] = {name: [] for name in peers}
 
-        def once(name: str) -> None:
+        def time_once(name: str) -> None:
             start = time.perf_counter()
             peers[name]()
             if torch.cuda.is_available():
@@ -49,11 +49,11 @@ def interleaved(benchmark) -> Callable[..., dict[str, float]]:
 
         first, *others = peers
 
-        def round_of_others() -> None:
+        def time_others() -> None:
             for name in others:
-                once(name)
+                time_once(name)
 
-        benchmark.pedantic(lambda: once(first), setup=round_of_others, rounds=rounds)
+        benchmark.pedantic(lambda: time_once(first), setup=time_others, rounds=rounds)
         medians = {name: statistics.median(values) for name, values in seconds.items()}
         benchmark.extra_info["median_seconds"] = medians
         benchmark.extra_info["times_faster_than"] = {

@@ -1,4 +1,4 @@
-"""JPEG files as ImageNet's, made of the photographs that scikit-image and scikit-learn bring.
+"""JPEG files like ImageNet's, generated from photographs in scikit-image and scikit-learn.
 
 python -m benchmarks.imagenet_like FOLDER [--dataset imagenet10] [--per-class 100] [--split train]
 """
@@ -15,7 +15,7 @@ from m3d_fast.loaders.subsets import subset_classes
 
 SHAPES = ((500, 375), (375, 500), (500, 333), (500, 500))
 SHARES = (0.6, 0.2, 0.1, 0.1)
-# with these photographs ImageNet's mean of 105 kB at this quality
+# at which these photographs have ImageNet's mean size of 105 kB
 QUALITY = 95
 
 _PHOTOGRAPHS = (
@@ -31,29 +31,29 @@ _PHOTOGRAPHS = (
 
 
 @cache
-def _photographs() -> tuple[Image.Image, ...]:
+def _load_photographs() -> tuple[Image.Image, ...]:
     from importlib.resources import files
 
-    opened = []
+    images = []
     for name in _PHOTOGRAPHS:
         package, file = name.split("/")
         with files(package).joinpath(file).open("rb") as content:
-            opened.append(Image.open(content).convert("RGB"))
-    return tuple(opened)
+            images.append(Image.open(content).convert("RGB"))
+    return tuple(images)
 
 
 def photograph(seed: Sequence[int], *, shape: tuple[int, int] | None = None) -> Image.Image:
-    """A warped crop of one of the photographs in other colours.
+    """A warped crop of one of the photographs, with changed colours.
 
     Args:
-        seed: decides everything.
-        shape: width and height in pixels; None for one of ``SHAPES``, as often as ``SHARES``.
+        seed: determines the image.
+        shape: width and height in pixels; None to draw one of ``SHAPES``.
     """
     draw = np.random.default_rng(list(seed))
-    source = _photographs()[draw.integers(len(_PHOTOGRAPHS))]
+    source = _load_photographs()[draw.integers(len(_PHOTOGRAPHS))]
     drawn = SHAPES[draw.choice(len(SHAPES), p=SHARES)]
     shape = drawn if shape is None else shape
-    # a quadrangle about as wide as the photograph, its corners moved
+    # a quadrangle almost as large as the photograph, its corners shifted
     share = draw.uniform(0.6, 0.95)
     extent = np.array(source.size) * share
     corner = draw.uniform(0, np.array(source.size) - extent)
@@ -67,7 +67,7 @@ def photograph(seed: Sequence[int], *, shape: tuple[int, int] | None = None) -> 
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     for change in (ImageEnhance.Color, ImageEnhance.Brightness, ImageEnhance.Contrast):
         image = change(image).enhance(draw.uniform(0.7, 1.3))
-    # the grain that sensors add and enlarging took away
+    # enlarging removed the grain of the sensor: add some
     grain = draw.uniform(0, 13)
     pixels = np.asarray(image, np.int16) + draw.normal(0, grain, (*image.size[::-1], 1)).astype(
         np.int16
@@ -84,7 +84,7 @@ def write_tree(
     shape: tuple[int, int] | None = None,
     seed: int = 0,
 ) -> list[Path]:
-    """Write ``ROOT/SPLIT/<class>/<class>_<number>.JPEG``; returns the files in label order."""
+    """Write ``ROOT/SPLIT/<class>/<class>_<number>.JPEG``; return the paths in label order."""
     paths = []
     for label, name in enumerate(classes):
         folder = root / split / name
@@ -98,33 +98,33 @@ def write_tree(
 
 
 def make_grey(path: Path) -> None:
-    """Replace a file by a JPEG of one channel."""
-    _opened(path).convert("L").save(path, format="JPEG", quality=QUALITY)
+    """Replace a file by a greyscale JPEG."""
+    _open(path).convert("L").save(path, format="JPEG", quality=QUALITY)
 
 
 def make_cmyk(path: Path) -> None:
-    """Replace a file by a JPEG of four inks."""
-    _opened(path).convert("CMYK").save(path, format="JPEG", quality=QUALITY)
+    """Replace a file by a CMYK JPEG."""
+    _open(path).convert("CMYK").save(path, format="JPEG", quality=QUALITY)
 
 
 def make_png(path: Path) -> None:
-    """Replace a file by a PNG; the name stays, as with ImageNet's n02105855_2933.JPEG."""
-    _opened(path).save(path, format="PNG")
+    """Replace a file by a PNG under the same name, like ImageNet's n02105855_2933.JPEG."""
+    _open(path).save(path, format="PNG")
 
 
 def make_deep(path: Path) -> None:
-    """Replace a file by a PNG of one channel of 16 bits."""
-    grey = np.asarray(_opened(path).convert("L")).astype(np.uint16) * 257
+    """Replace a file by a 16-bit greyscale PNG."""
+    grey = np.asarray(_open(path).convert("L")).astype(np.uint16) * 257
     Image.fromarray(grey).save(path, format="PNG")
 
 
 def truncate(path: Path, share: float = 0.5) -> None:
-    """Keep the first part of a file."""
+    """Keep the first ``share`` of a file's bytes."""
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
 
 
-def _opened(path: Path) -> Image.Image:
+def _open(path: Path) -> Image.Image:
     with Image.open(path) as file:
         file.load()
         return file.convert("RGB")
@@ -136,12 +136,15 @@ def main() -> None:
     parser.add_argument("--dataset", default="imagenet10")
     parser.add_argument("--per-class", type=int, default=100)
     parser.add_argument("--split", default="train")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     paths = write_tree(
-        given.folder, subset_classes(given.dataset), given.per_class, split=given.split
+        arguments.folder,
+        subset_classes(arguments.dataset),
+        arguments.per_class,
+        split=arguments.split,
     )
     mean = sum(path.stat().st_size for path in paths) / len(paths)
-    print(f"{len(paths)} images of {mean / 1e3:.0f} kB on average in {given.folder}")
+    print(f"{len(paths)} images of {mean / 1e3:.0f} kB on average in {arguments.folder}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How much memory a call takes at its height beyond what it was given, results included."""
+"""Peak memory of a call beyond its inputs, results included."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def peak_bytes(function: Callable[[], object], device: str = "cpu") -> int:
-    """Run ``function`` once and return its peak, as torch's allocator sees it."""
+    """Run ``function`` once; return its peak, as counted by torch's allocator."""
     if device == "cuda":
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()
@@ -21,8 +21,8 @@ def peak_bytes(function: Callable[[], object], device: str = "cpu") -> int:
     results = record.profiler.kineto_results
     assert results is not None
     changes = [event for event in results.events() if event.name() == "[memory]"]
-    peak = held = 0
+    peak = allocated = 0
     for event in sorted(changes, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
+        allocated += event.nbytes()
+        peak = max(peak, allocated)
     return peak

@@ -21,20 +21,20 @@ from m3d_fast.kernels import mmd2_and_grad
 HEADER = "| case | who | time | ours is faster by | peak MB |\n|---|---|---:|---:|---:|"
 
 
-def seconds_text(seconds: float) -> str:
-    """Three digits and a unit."""
+def format_seconds(seconds: float) -> str:
+    """A duration with three digits and a unit."""
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
         if seconds >= size:
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds / 1e-9:.3g} ns"
 
 
-def rows(benchmark: dict[str, Any]) -> Iterator[str]:
-    """One line per function of one benchmark, ours first."""
+def format_rows(benchmark: dict[str, Any]) -> Iterator[str]:
+    """Table rows of one benchmark, one per function, ours first."""
     info = benchmark["extra_info"]
-    if "median_seconds" not in info:  # it has no peers
-        found = ", ".join(f"{name} {value:.4g}" for name, value in info.items())
-        yield f"| {benchmark['name']} | {found} | | | |"
+    if "median_seconds" not in info:  # a benchmark without peers
+        values = ", ".join(f"{name} {value:.4g}" for name, value in info.items())
+        yield f"| {benchmark['name']} | {values} | | | |"
         return
     medians = info["median_seconds"]
     ours = next(iter(medians))
@@ -43,21 +43,21 @@ def rows(benchmark: dict[str, Any]) -> Iterator[str]:
         peak = info.get("peak_mb", {}).get(name)
         memory = "" if peak is None else f"{peak:.3g}"
         case = info.get("case", benchmark["name"]) if name == ours else ""
-        yield f"| {case} | {name} | {seconds_text(seconds)} | {ratio} | {memory} |"
+        yield f"| {case} | {name} | {format_seconds(seconds)} | {ratio} | {memory} |"
 
 
-def table(paths: list[Path]) -> str:
-    """All benchmarks of all files, with where and when they ran below."""
+def format_table(paths: list[Path]) -> str:
+    """All benchmarks of all files; below, the machine, torch version and commit of each file."""
     lines, sources = [HEADER], []
     for path in paths:
         content = json.loads(path.read_text())
         for benchmark in content["benchmarks"]:
-            lines.extend(rows(benchmark))
-        sources.append(f"`{path.name}`: {_source(content)}")
+            lines.extend(format_rows(benchmark))
+        sources.append(f"`{path.name}`: {_describe_source(content)}")
     return "\n".join([*lines, "", "Medians. " + "; ".join(sources) + "."])
 
 
-def _source(content: dict[str, Any]) -> str:
+def _describe_source(content: dict[str, Any]) -> str:
     machine = content.get("machine_info", {})
     name = machine.get("gpu") or machine.get("cpu", {}).get("brand_raw", "unknown processor")
     info = content["benchmarks"][0]["extra_info"]
@@ -68,12 +68,14 @@ def _source(content: dict[str, Any]) -> str:
     return f"{where}, commit {commit}"
 
 
-def sweep(sizes: list[int], columns: int = 64, rounds: int = 3) -> dict[str, list[list[float]]]:
-    """By method: [N, seconds, peak MB] of value and gradient, N rows on either side."""
+def measure_sizes(
+    sizes: list[int], columns: int = 64, rounds: int = 3
+) -> dict[str, list[list[float]]]:
+    """[N, seconds, peak MB] by method: value and gradient of two samples of N rows."""
     methods: dict[str, Callable[..., object]] = {
         "m3d_fast": mmd2_and_grad,
         "closed form in plain torch": peers.closed_form,
-        "stacked cdist and autograd": peers.differentiated(peers.batched_losses),
+        "stacked cdist and autograd": peers.differentiate(peers.batched_losses),
     }
     points: dict[str, list[list[float]]] = {name: [] for name in methods}
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -81,32 +83,32 @@ def sweep(sizes: list[int], columns: int = 64, rounds: int = 3) -> dict[str, lis
         x, y = torch.randn(2, 1, size, columns, device=device)
         for name, method in methods.items():
             peak = peak_bytes(lambda method=method, x=x, y=y: method(x, y), device) / 2**20
-            points[name].append([size, _seconds(lambda: method(x, y), rounds), peak])  # noqa: B023
+            points[name].append([size, _time(lambda: method(x, y), rounds), peak])  # noqa: B023
     return points
 
 
-def _seconds(function: Callable[[], object], rounds: int) -> float:
-    taken = []
+def _time(function: Callable[[], object], rounds: int) -> float:
+    times = []
     for _ in range(rounds):
         start = time.perf_counter()
         function()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
 
 
 def plot(points: dict[str, list[list[float]]], path: Path) -> None:
-    """Time and memory over N, side by side."""
+    """Write a picture of time and memory over N."""
     from matplotlib import pyplot
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for name, measured in points.items():
-        sizes, seconds, peaks = zip(*measured, strict=True)
+    for name, rows in points.items():
+        sizes, seconds, peaks = zip(*rows, strict=True)
         left.loglog(sizes, [1e3 * value for value in seconds], marker="o", label=name)
         right.loglog(sizes, peaks, marker="o", label=name)
     for axes, label in ((left, "ms"), (right, "peak MB beyond inputs")):
-        axes.set(xlabel="rows on either side (64 features)", ylabel=label)
+        axes.set(xlabel="rows per sample (64 features)", ylabel=label)
         axes.set_xticks(sizes, [str(size) for size in sizes])
         axes.minorticks_off()
         axes.grid(alpha=0.3)
@@ -116,18 +118,20 @@ def plot(points: dict[str, list[list[float]]], path: Path) -> None:
 
 
 def main() -> None:
-    """Parse, then print the table or draw the plot."""
+    """Print the table, draw the plot, or both."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("results", nargs="*", type=Path, help="JSON files of pytest-benchmark")
     parser.add_argument("--plot", type=Path, help="measure over N and write this picture")
-    parser.add_argument("--sizes", default="250,500,1000,2000,4000", help="N, by commas")
+    parser.add_argument(
+        "--sizes", default="250,500,1000,2000,4000", help="values of N, separated by commas"
+    )
     options = parser.parse_args()
     if not options.results and not options.plot:
         parser.error("expected result files or --plot")
     if options.results:
-        print(table(options.results))
+        print(format_table(options.results))
     if options.plot:
-        plot(sweep([int(size) for size in options.sizes.split(",")]), options.plot)
+        plot(measure_sizes([int(size) for size in options.sizes.split(",")]), options.plot)
 
 
 if __name__ == "__main__":

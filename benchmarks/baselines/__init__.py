@@ -1,1 +1,1 @@
-"""What our code is compared with."""
+"""Implementations to compare with: the published loop, other libraries, plain torch."""

@@ -1,6 +1,6 @@
-"""Other ways to the same numbers: what people use, and the best plain torch can do.
+"""Other implementations of the op: those in use, and the best that plain torch can do.
 
-Features are ``real`` (C, N, D) and ``synthetic`` (C, M, D); what differentiates returns the loss
+Features are ``real`` (C, N, D) and ``synthetic`` (C, M, D); a peer with a gradient returns the loss
 per class, (C,), and the gradient in ``synthetic``.
 """
 
@@ -15,12 +15,12 @@ from benchmarks.baselines.published import SCALES, stacked_loss
 from m3d_fast.kernels import reference
 
 M3D_RULE = reference.Rule("gaussian_mean", SCALES, unbiased=False)
-Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-AnyStep = Callable[[Tensor, Tensor], tuple[Tensor | None, Tensor]]  # the value may be left out
+Peer = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+OpOrPeer = Callable[[Tensor, Tensor], tuple[Tensor | None, Tensor]]  # the op may omit the value
 
 
-def optional(name: str) -> ModuleType | None:
-    """A peer's package, or None with a line that says it is left out."""
+def import_optional(name: str) -> ModuleType | None:
+    """A peer's package, or None after a line that names it as not installed."""
     try:
         return importlib.import_module(name)
     except ImportError:
@@ -28,35 +28,35 @@ def optional(name: str) -> ModuleType | None:
         return None
 
 
-def differentiated(loss: Callable[[Tensor, Tensor], Tensor]) -> Step:
+def differentiate(loss: Callable[[Tensor, Tensor], Tensor]) -> Peer:
     """Loss per class by ``loss``, and autograd's gradient of their sum."""
 
-    def step(real: Tensor, synthetic: Tensor) -> tuple[Tensor, Tensor]:
+    def peer(real: Tensor, synthetic: Tensor) -> tuple[Tensor, Tensor]:
         leaf = synthetic.detach().requires_grad_()
         losses = loss(real, leaf)
         (gradient,) = torch.autograd.grad(losses.sum(), leaf)
         return losses.detach(), gradient
 
-    return step
+    return peer
 
 
 def loop_losses(real: Tensor, synthetic: Tensor) -> Tensor:
-    """Class by class, as the published code sums its loss before one backward pass."""
+    """Losses class by class, which the published code sums before one backward pass."""
     return torch.stack([stacked_loss(x, y) for x, y in zip(real, synthetic, strict=True)])
 
 
 def indexed_losses(real: Tensor, synthetic: Tensor) -> Tensor:
-    """The same loop where each class is indexed out of one tensor, as the published code does.
+    """The same loop with every class indexed from one tensor, as in the published code.
 
-    Autograd then writes a gradient as large as that tensor for every class.
+    For each class autograd then writes a gradient as large as the whole tensor.
     """
     return torch.stack([stacked_loss(real[c], synthetic[c]) for c in range(len(real))])
 
 
-def each_class(real: Tensor, synthetic: Tensor) -> tuple[Tensor, Tensor]:
-    """The same loop with a backward pass per class, which keeps one graph at a time."""
-    step = differentiated(stacked_loss)
-    parts = [step(x, y) for x, y in zip(real, synthetic, strict=True)]
+def loop_of_backwards(real: Tensor, synthetic: Tensor) -> tuple[Tensor, Tensor]:
+    """The same loop with a backward pass per class, so that one graph is in memory at a time."""
+    peer = differentiate(stacked_loss)
+    parts = [peer(x, y) for x, y in zip(real, synthetic, strict=True)]
     losses, gradients = zip(*parts, strict=True)
     return torch.stack(losses), torch.stack(gradients)
 
@@ -73,17 +73,17 @@ def batched_losses(real: Tensor, synthetic: Tensor) -> Tensor:
 
 
 def closed_form(real: Tensor, synthetic: Tensor) -> tuple[Tensor, Tensor]:
-    """The algebra of this library in plain batched torch."""
+    """The closed form of ``m3d_fast.kernels.reference`` in plain batched torch."""
     result = reference.mmd2(real, synthetic, M3D_RULE, grad_y=True)
     assert result.value is not None
     assert result.grad_y is not None
     return result.value, result.grad_y
 
 
-def products_alone(real: Tensor, synthetic: Tensor) -> None:
-    """The products that a value and a gradient take, in the fewest calls, on rows in cache.
+def multiply_only(real: Tensor, synthetic: Tensor) -> None:
+    """The matrix products of a value and a gradient, in the fewest calls, on rows in cache.
 
-    A floor under every closed form in plain torch.
+    A lower bound on the time of any closed form in plain torch.
     """
     stacked = torch.cat([real[:1], synthetic[:1]], 1)[0]
     n, m = real.shape[1], synthetic.shape[1]
@@ -96,7 +96,7 @@ def products_alone(real: Tensor, synthetic: Tensor) -> None:
 
 
 def published_cmmd(x: Tensor, y: Tensor) -> Tensor:
-    """CMMD as arXiv 2401.09603 releases it."""
+    """CMMD as in the released code of arXiv 2401.09603."""
     gamma = 1 / (2 * 10**2)
     x_squares, y_squares = torch.diag(x @ x.T), torch.diag(y @ y.T)
 
@@ -108,7 +108,7 @@ def published_cmmd(x: Tensor, y: Tensor) -> Tensor:
 
 
 def published_kid(x: Tensor, y: Tensor) -> Tensor:
-    """Unbiased polynomial MMD^2 of one subset, as in arXiv 1801.01401's released code."""
+    """Unbiased polynomial MMD^2 of one subset, as in the released code of arXiv 1801.01401."""
     m, columns = x.shape
     k_xx, k_yy, k_xy = ((a @ b.T / columns + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
     within = k_xx.sum() - k_xx.diag().sum() + k_yy.sum() - k_yy.diag().sum()
@@ -131,8 +131,8 @@ def sklearn_value(x: Tensor, y: Tensor) -> float:
     return value
 
 
-def geomloss_step(geomloss: ModuleType, backend: str = "tensorized") -> Step:
-    """GeomLoss's Gaussian MMD, whose loss is half of MMD^2, at five blurs (KeOps if "online")."""
+def make_geomloss_peer(geomloss: ModuleType, backend: str = "tensorized") -> Peer:
+    """Gaussian MMD by GeomLoss, whose loss is MMD^2 / 2, at five blurs ("online": by KeOps)."""
 
     def losses(real: Tensor, synthetic: Tensor) -> Tensor:
         n = real.shape[1] + synthetic.shape[1]
@@ -148,23 +148,23 @@ def geomloss_step(geomloss: ModuleType, backend: str = "tensorized") -> Step:
             totals.append(2 * torch.stack([kernel(y, x).reshape(()) for kernel in kernels]).sum())
         return torch.stack(totals)
 
-    return differentiated(losses)
+    return differentiate(losses)
 
 
-def other_libraries() -> Iterator[tuple[str, Step]]:
-    """Those installed that give the loss of M3D and its gradient."""
-    geomloss = optional("geomloss")
+def find_libraries() -> Iterator[tuple[str, Peer]]:
+    """Installed libraries that compute the loss of M3D and its gradient."""
+    geomloss = import_optional("geomloss")
     if geomloss:
-        yield "geomloss", geomloss_step(geomloss)
-        if optional("pykeops"):
-            yield "KeOps by geomloss", geomloss_step(geomloss, "online")
+        yield "geomloss", make_geomloss_peer(geomloss)
+        if import_optional("pykeops"):
+            yield "KeOps by geomloss", make_geomloss_peer(geomloss, "online")
 
 
-def torchmetrics_kid(
+def make_torchmetrics_kid(
     x: Tensor, y: Tensor, subsets: int, subset_size: int
 ) -> Callable[[], Tensor] | None:
-    """Mean KID by torchmetrics, shown features by an identity network; None if not installed."""
-    if not optional("torchmetrics"):
+    """Mean KID by torchmetrics, of features, by an identity network; None if not installed."""
+    if not import_optional("torchmetrics"):
         return None
     image = importlib.import_module("torchmetrics.image.kid")
     metric = image.KernelInceptionDistance(
@@ -174,14 +174,14 @@ def torchmetrics_kid(
     metric.update(y, real=False)
 
     def compute_again() -> Tensor:
-        metric._computed = None  # it remembers its result
+        metric._computed = None  # the cached result
         return metric.compute()[0]
 
     return compute_again
 
 
-def gathered_null(x: Tensor, y: Tensor, orders: list[Tensor]) -> Tensor:
-    """Permutations by gathering the kernel matrix, as drift detectors do."""
+def gather_null(x: Tensor, y: Tensor, orders: list[Tensor]) -> Tensor:
+    """Null distribution by permuting the rows and columns of K, as drift detectors do."""
     z = torch.cat([x, y])
     squared = torch.cdist(z, z) ** 2
     bandwidth = squared.sum() / (len(z) ** 2 - len(z))

@@ -1,7 +1,8 @@
-"""M3D as circulating code computes it: the peer that benchmarks and tests compare with.
+"""M3D as the published code computes it: the peer of benchmarks and the oracle of tests.
 
-A Python loop over classes, one forward for real and one for synthetic images each, the stacked
-``torch.cdist`` loss with autograd, float32. Written from the paper (arXiv 2312.15927, equation 9).
+A Python loop over classes, with one forward pass for the real and one for the synthetic images of
+each, the stacked ``torch.cdist`` loss and autograd, in float32. Written from the paper (arXiv
+2312.15927, equation 9).
 """
 
 from collections.abc import Callable
@@ -13,7 +14,7 @@ SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
 
 
 def stacked_loss(real: Tensor, synthetic: Tensor) -> Tensor:
-    """MMD^2 of ``(N, D)`` and ``(M, D)`` features by the stacked ``(N + M)^2`` kernel matrix."""
+    """MMD^2 of ``(N, D)`` and ``(M, D)`` features by the kernel matrix of all N + M rows."""
     stacked = torch.cat([synthetic, real])
     squared = torch.cdist(stacked, stacked) ** 2
     n, m = len(stacked), len(synthetic)
@@ -31,14 +32,14 @@ def loop_gradients(
     """Losses ``(C,)`` and pixel gradients ``(C, ipc, channels, H, W)``, class by class.
 
     Args:
-        embed: images ``(B, channels, H, W)`` to features ``(B, D)``.
-        prepare_real: class to its normalised, augmented real images.
-        prepare_synthetic: class and its pixels to decoded, normalised, augmented images.
+        embed: maps images ``(B, channels, H, W)`` to features ``(B, D)``.
+        prepare_real: maps a class to its normalised, augmented real images.
+        prepare_synthetic: maps a class and its pixels to decoded, normalised, augmented images.
         pixels: ``(C, ipc, channels, H, W)``.
     """
     losses, gradients = [], []
-    for c, start in enumerate(pixels):
-        leaf = start.detach().clone().requires_grad_()
+    for c, class_pixels in enumerate(pixels):
+        leaf = class_pixels.detach().clone().requires_grad_()
         with torch.no_grad():
             real = embed(prepare_real(c))
         loss = stacked_loss(real, embed(prepare_synthetic(c, leaf)))

@@ -1,4 +1,4 @@
-"""The engine's benchmarks of ``make gpu``: iterations on generated images, device synchronised."""
+"""The engine's suite: iterations on generated images, the device synchronised around each."""
 
 import statistics
 import time
@@ -10,20 +10,27 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.bench_condense import generated, published_step
+from benchmarks.bench_condense import build_published_loop, generate_images
 from m3d_fast.config import CondenseConfig
 from m3d_fast.engine.condenser import Condenser
 from m3d_fast.loaders import RealImages, dataset_info
 from m3d_fast.networks import build_network
 
-# dense bf16, FLOP/s, from the vendor's data sheets
+# dense bf16 FLOP/s, from the vendor's data sheets
 BF16_PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
-IMAGES_PER_CLASS = 16  # generated; more would be drawn from all the same
+IMAGES_PER_CLASS = 16  # generated; larger batches draw them repeatedly
 
 
 @dataclass(frozen=True)
 class Case:
-    """One shape; ``loop``: time the published-style loop too; ``iterations``: those of a run."""
+    """One shape to measure.
+
+    Attributes:
+        loop: time the published-style loop over classes too.
+        iterations: of a whole run, whose duration is projected.
+        size: side in pixels; None for the data set's.
+        real_batch: real images per class; None for the preset's.
+    """
 
     name: str
     dataset: str
@@ -43,25 +50,25 @@ CASES = (
 )
 
 
-def seconds_per_call(function: Callable[[], object], device: str, rounds: int) -> float:
-    """Median of synchronised calls, after one to warm up."""
-    taken = []
+def time_calls(function: Callable[[], object], device: str, rounds: int) -> float:
+    """Median seconds of synchronised calls, after one to warm up."""
+    seconds = []
     for _ in range(rounds + 1):
-        _wait(device)
+        _synchronize(device)
         start = time.perf_counter()
         function()
-        _wait(device)
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken[1:])
+        _synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:])
 
 
-def _wait(device: str) -> None:
+def _synchronize(device: str) -> None:
     if device == "cuda":
         torch.cuda.synchronize()
 
 
-def busy_share(function: Callable[[], object], device: str, calls: int) -> float:
-    """Time in kernels over the time of several calls in a row; on a CPU 0."""
+def measure_busy_share(function: Callable[[], object], device: str, calls: int) -> float:
+    """Time in GPU kernels over the time of several consecutive calls; 0 on a CPU."""
     activities = [ProfilerActivity.CPU]
     if device == "cuda":
         activities.append(ProfilerActivity.CUDA)
@@ -69,13 +76,13 @@ def busy_share(function: Callable[[], object], device: str, calls: int) -> float
         start = time.perf_counter()
         for _ in range(calls):
             function()
-        _wait(device)
+        _synchronize(device)
         seconds = time.perf_counter() - start
     return sum(event.self_device_time_total for event in record.key_averages()) / 1e6 / seconds
 
 
-def network_flops(condenser: Condenser) -> float:
-    """Of an iteration: a forward per real, a forward and a backward to the pixels per synthetic."""
+def count_network_flops(condenser: Condenser) -> float:
+    """FLOPs of an iteration: a forward pass per image, and a backward pass per synthetic image."""
     config, channels = condenser.config, condenser.real.image_shape[0]
     with torch.device("meta"):
         network = build_network(config.network, channels, config.size, 2)
@@ -87,8 +94,8 @@ def network_flops(condenser: Condenser) -> float:
     return counter.get_total_flops() * (real + 2 * (condenser.images_per_step - real))
 
 
-def _condenser(case: Case, device: str, precision: str, fast: bool) -> Condenser:
-    given: dict[str, Any] = {"size": case.size, "real_batch": case.real_batch}
+def _build_condenser(case: Case, device: str, precision: str, fast: bool) -> Condenser:
+    sizes: dict[str, Any] = {"size": case.size, "real_batch": case.real_batch}
     config = CondenseConfig(
         dataset=case.dataset,
         ipc=case.ipc,
@@ -96,60 +103,66 @@ def _condenser(case: Case, device: str, precision: str, fast: bool) -> Condenser
         precision=precision,
         compile=fast,
         cuda_graphs=fast and device == "cuda",
-        **given,
+        **sizes,
     ).resolved()
-    return Condenser(config, _images(case, config.size, device))
+    return Condenser(config, _generate_images(case, config.size, device))
 
 
-def _images(case: Case, size: int, device: str) -> RealImages:
+def _generate_images(case: Case, size: int, device: str) -> RealImages:
     channels = dataset_info(case.dataset).channels
-    return generated(case.classes, IMAGES_PER_CLASS, channels, size, device)
+    return generate_images(case.classes, IMAGES_PER_CLASS, channels, size, device)
 
 
-def measured(case: Case, device: str = "cuda", rounds: int = 5) -> dict[str, Any]:
-    """One record: seconds of an iteration, and what follows from them."""
+def _measure_gpu_use(flops: float) -> dict[str, float | None]:
+    name = torch.cuda.get_device_name()
+    peak = next((value for key, value in BF16_PEAK.items() if key in name), None)
+    return {
+        "share_of_bf16_peak": flops / peak if peak else None,
+        "peak_gb": torch.cuda.max_memory_allocated() / 1e9,
+    }
+
+
+def measure_case(case: Case, device: str = "cuda", rounds: int = 5) -> dict[str, Any]:
+    """One record: seconds of an iteration, and the figures computed from them."""
     if device == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     medians: dict[str, float] = {}
-    with _condenser(case, device, "bf16", fast=True) as condenser:
+    with _build_condenser(case, device, "bf16", fast=True) as condenser:
 
         def step() -> object:
             return condenser.step(0, value=False)
 
-        medians["m3d_fast, bf16, compiled, CUDA graphs"] = seconds_per_call(step, device, rounds)
-        taken = next(iter(medians.values()))
-        flops = network_flops(condenser) / taken
+        medians["m3d_fast, bf16, compiled, CUDA graphs"] = time_calls(step, device, rounds)
+        seconds = next(iter(medians.values()))
+        flops = count_network_flops(condenser) / seconds
         extra: dict[str, Any] = {
             "case": case.name,
             "chunk": max(map(len, condenser.chunks)),
-            "images_per_second": condenser.images_per_step / taken,
+            "images_per_second": condenser.images_per_step / seconds,
             "network_flop_per_second": flops,
-            "gpu_busy": busy_share(step, device, 3),
+            "gpu_busy": measure_busy_share(step, device, 3),
         }
     if device == "cuda":
-        name = torch.cuda.get_device_name()
-        peak = next((value for key, value in BF16_PEAK.items() if key in name), None)
-        extra["share_of_bf16_peak"] = flops / peak if peak else None
-        extra["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
+        extra |= _measure_gpu_use(flops)
     if case.iterations:
-        extra["projected_hours"] = case.iterations * taken / 3600
+        extra["projected_hours"] = case.iterations * seconds / 3600
         extra["projected_iterations"] = case.iterations
     if case.loop:
-        plain = _condenser(case, device, "fp32", fast=False)
-        loop = published_step(plain, _images(case, plain.config.size, device))
+        plain = _build_condenser(case, device, "fp32", fast=False)
+        loop = build_published_loop(plain, _generate_images(case, plain.config.size, device))
         name = "published loop, float32"
-        medians[name] = seconds_per_call(lambda: loop(0), device, min(rounds, 3))
-        extra["times_faster_than_loop"] = medians[name] / taken
+        medians[name] = time_calls(lambda: loop(0), device, min(rounds, 3))
+        extra["times_faster_than_loop"] = medians[name] / seconds
     return {"name": case.name, "extra_info": extra | {"median_seconds": medians}}
 
 
-def engine() -> Iterator[dict[str, Any]]:
-    """Every case; what cannot run here is noted, not hidden."""
+def measure_engine() -> Iterator[dict[str, Any]]:
+    """Every case; the record of one that cannot run carries its error."""
     for case in CASES:
         torch.compiler.reset()
         try:
-            yield measured(case)
+            yield measure_case(case)
         except (RuntimeError, ValueError, TypeError) as error:
             message = f"{type(error).__name__}: {str(error)[:300]}"
             yield {
@@ -158,4 +171,4 @@ def engine() -> Iterator[dict[str, Any]]:
             }
 
 
-SUITES: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {"engine": engine}
+SUITES: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {"engine": measure_engine}

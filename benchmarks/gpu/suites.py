@@ -1,4 +1,4 @@
-"""The op's benchmarks of ``make gpu``, small kernels on inputs that are not in the L2 cache."""
+"""The op's suites; small kernels are timed on inputs that are not in the L2 cache."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -7,7 +7,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.baselines import peers
-from benchmarks.gpu.timing import Calls, Measured, eager, graphed, off, record
+from benchmarks.gpu.timing import (
+    Calls,
+    Candidate,
+    measure,
+    relative_error,
+    time_eagerly,
+    time_in_graph,
+)
 from benchmarks.memory import peak_bytes
 from m3d_fast.kernels import (
     KID,
@@ -21,7 +28,7 @@ from m3d_fast.kernels import (
 )
 
 DEVICE = "cuda"
-COLD_BYTES = 160 * 2**20  # inputs in turn, three times the 50 MB of an H100's cache
+COLD_BYTES = 160 * 2**20  # of alternating inputs: three times the 50 MB of an H100's cache
 GRADIENT_SHAPES = [
     (10, 256, 40, 2048),
     (100, 64, 90, 512),
@@ -35,63 +42,68 @@ KID_SHAPE = (100, 1000, 2048)  # subsets, rows, columns
 TWO_SAMPLE_SHAPES = [(5000, 10), (20_000, 100)]
 PERMUTATION_SHAPE = (10_000, 50, 1000)  # rows, columns, permutations
 PRECISIONS = ("highest", "high", "medium")
-# of the norm of the gradient, and of MMD^2 where k(0) is about 1, against float64
+# against float64: relative error of the gradient, absolute error of MMD^2 where k(0) is about 1
 GRADIENT_BOUNDS = {"highest": 2e-6, "high": 3e-5, "medium": 1.5e-2}
 VALUE_BOUNDS = {"highest": 5e-6, "high": 5e-6, "medium": 3e-5}
-PEER_BOUND = 1e-3  # float32 distances lose that much
+PEER_BOUND = 1e-3  # the error of distances in float32
 KID_BOUNDS = {"highest": 1e-5, "high": 1e-4, "medium": 1e-2}
 CMMD_KERNEL = Gaussian(sigma=10.0, scales=(1.0,))
 
 
-def features(classes: int, n: int, m: int, d: int) -> tuple[Tensor, Tensor]:
+def draw_features(classes: int, n: int, m: int, d: int) -> tuple[Tensor, Tensor]:
     real = torch.randn(classes, n, d, device=DEVICE).relu()
     return real, (torch.randn(classes, m, d, device=DEVICE) + 0.1).relu()
 
 
-def gradients() -> Iterator[dict[str, Any]]:
-    """The op at three precisions, plain torch in a graph, torch.compile, and the loop in use."""
+def measure_gradients() -> Iterator[dict[str, Any]]:
+    """The op at three precisions, plain torch in a graph, torch.compile, and the published loop."""
     for shape in GRADIENT_SHAPES:
-        real, synthetic = features(*shape)
+        real, synthetic = draw_features(*shape)
         copies = max(2, min(32, COLD_BYTES // (4 * (real.numel() + synthetic.numel()))))
         pairs = [(real.clone(), synthetic.clone()) for _ in range(copies)]
-        yield record(f"gradient, C N M D = {shape}", _gradient_steps(pairs))
+        yield measure(f"gradient, C N M D = {shape}", _list_gradient_candidates(pairs))
 
 
-def _gradient_steps(pairs: list[tuple[Tensor, Tensor]]) -> dict[str, Measured]:
+def _list_gradient_candidates(pairs: list[tuple[Tensor, Tensor]]) -> dict[str, Candidate]:
     first = pairs[0]
     few = [side[:8].double() for side in first]
     value, gradient = peers.closed_form(*few)
 
-    def taken(
-        step: peers.AnyStep, bound: float, time: Callable[..., float] = graphed, **rounds: int
-    ) -> Measured:
+    def make_candidate(
+        function: peers.OpOrPeer,
+        bound: float,
+        time: Callable[..., float] = time_in_graph,
+        **rounds: int,
+    ) -> Candidate:
         def error() -> float:
-            losses, gradients = step(*first)
+            losses, gradients = function(*first)
             if losses is not None and not (losses[:8] - value).abs().max() < PEER_BOUND:
                 raise ValueError(f"its value is {(losses[:8] - value).abs().max():.1e} off")
-            return off(gradients[:8], gradient)
+            return relative_error(gradients[:8], gradient)
 
-        calls: Calls = [lambda pair=pair: step(*pair) for pair in pairs]
-        return Measured(lambda: time(calls, **rounds), error, bound)
+        calls: Calls = [lambda pair=pair: function(*pair) for pair in pairs]
+        return Candidate(lambda: time(calls, **rounds), error, bound)
 
-    def ours(precision: Any, value: bool) -> peers.AnyStep:
+    def ours(precision: Any, value: bool) -> peers.OpOrPeer:
         return lambda x, y: mmd2_and_grad(x, y, value=value, precision=precision)
 
-    compiled = torch.compile(peers.differentiated(peers.batched_losses), dynamic=False)
-    loop = peers.differentiated(peers.loop_losses)
+    compiled = torch.compile(peers.differentiate(peers.batched_losses), dynamic=False)
+    loop = peers.differentiate(peers.loop_losses)
     return {
-        **{f"m3d_fast, {p}": taken(ours(p, False), GRADIENT_BOUNDS[p]) for p in PRECISIONS},
-        "m3d_fast, highest, with the value": taken(
+        **{
+            f"m3d_fast, {p}": make_candidate(ours(p, False), GRADIENT_BOUNDS[p]) for p in PRECISIONS
+        },
+        "m3d_fast, highest, with the value": make_candidate(
             ours("highest", True), GRADIENT_BOUNDS["highest"]
         ),
-        "closed form in plain torch, CUDA graph": taken(peers.closed_form, PEER_BOUND),
-        "batched, torch.compile": taken(compiled, PEER_BOUND, eager),
-        "loop over classes": taken(loop, PEER_BOUND, eager, rounds=2),
+        "closed form in plain torch, CUDA graph": make_candidate(peers.closed_form, PEER_BOUND),
+        "batched, torch.compile": make_candidate(compiled, PEER_BOUND, time_eagerly),
+        "loop over classes": make_candidate(loop, PEER_BOUND, time_eagerly, rounds=2),
     }
 
 
-def exact_value(x: Tensor, y: Tensor, kernel: Gaussian, rows: int = 2000) -> float:
-    """Biased MMD^2 in float64, some rows at a time."""
+def compute_exact_value(x: Tensor, y: Tensor, kernel: Gaussian, rows: int = 2000) -> float:
+    """Biased MMD^2 in float64, in pieces of ``rows``."""
 
     def mean_k(a: Tensor, b: Tensor) -> Tensor:
         b = b.double()
@@ -101,8 +113,8 @@ def exact_value(x: Tensor, y: Tensor, kernel: Gaussian, rows: int = 2000) -> flo
     return (mean_k(x, x) + mean_k(y, y) - 2 * mean_k(x, y)).item()
 
 
-def cmmd() -> Iterator[dict[str, Any]]:
-    """The value alone: timed and measured in memory, and the published formulation on few rows."""
+def measure_cmmd() -> Iterator[dict[str, Any]]:
+    """The value alone, time and memory; on fewer rows also the published formulation."""
     rows, columns = CMMD_SHAPE
     x, y = (
         torch.nn.functional.normalize(torch.randn(rows, columns, device=DEVICE) + shift, dim=-1)
@@ -110,67 +122,67 @@ def cmmd() -> Iterator[dict[str, Any]]:
     )
     few = x[:3000], y[:3000]
     for samples, published in (((x, y), False), (few, True)):
-        exact = exact_value(*samples, CMMD_KERNEL)
-        measured, peaks = {}, {}
+        exact = compute_exact_value(*samples, CMMD_KERNEL)
+        candidates, peaks = {}, {}
         for name in PRECISIONS[: 1 if published else None]:
 
             def call(precision: Any = name, samples: Any = samples) -> Tensor:
                 return mmd2(*samples, CMMD_KERNEL, precision=precision)
 
-            measured[f"m3d_fast, {name}"] = _value(call, exact, VALUE_BOUNDS[name])
+            candidates[f"m3d_fast, {name}"] = _check_value(call, exact, VALUE_BOUNDS[name])
             peaks[f"m3d_fast, {name}"] = peak_bytes(call, DEVICE) / 2**20
         if published:
 
             def theirs() -> Tensor:
                 return peers.published_cmmd(*few) / 1000
 
-            measured["published formulation"] = _value(theirs, exact, PEER_BOUND)
+            candidates["published formulation"] = _check_value(theirs, exact, PEER_BOUND)
         case = f"CMMD, {len(samples[0])} + {len(samples[1])} rows of {columns}"
-        yield record(case, measured, peak_mb=peaks)
+        yield measure(case, candidates, peak_mb=peaks)
 
 
-def _value(
+def _check_value(
     call: Callable[[], Tensor], exact: float, bound: float, rounds: int = 5, item: int | None = None
-) -> Measured:
+) -> Candidate:
     def error() -> float:
         return abs((call() if item is None else call()[item]).item() - exact)
 
-    return Measured(lambda: eager([call], rounds=rounds), error, bound)
+    return Candidate(lambda: time_eagerly([call], rounds=rounds), error, bound)
 
 
-def kid() -> Iterator[dict[str, Any]]:
+def measure_kid() -> Iterator[dict[str, Any]]:
     """The unbiased cubic MMD^2 of many subsets."""
     subsets, rows, columns = KID_SHAPE
     x, y = torch.randn(2, subsets, rows, columns, device=DEVICE).relu()
     y += 0.1
     exact = peers.published_kid(x[0].double(), y[0].double()).item()
-    measured = {}
+    candidates = {}
     for name in PRECISIONS:
 
         def call(precision: Any = name) -> Tensor:
             return mmd2(x, y, Polynomial(), estimator="unbiased", precision=precision)
 
-        measured[f"m3d_fast, {name}"] = _value(call, exact, KID_BOUNDS[name], item=0)
+        candidates[f"m3d_fast, {name}"] = _check_value(call, exact, KID_BOUNDS[name], item=0)
 
     def published() -> Tensor:
         return torch.stack([peers.published_kid(a, b) for a, b in zip(x, y, strict=True)])
 
-    measured["published formulation, subset by subset"] = _value(
+    candidates["published formulation, subset by subset"] = _check_value(
         published, exact, PEER_BOUND, rounds=2, item=0
     )
-    yield record(f"KID, {subsets} subsets of {rows} rows of {columns}", measured)
+    yield measure(f"KID, {subsets} subsets of {rows} rows of {columns}", candidates)
 
 
-def two_sample() -> Iterator[dict[str, Any]]:
-    """Both gradients, and permutations."""
+def measure_two_sample() -> Iterator[dict[str, Any]]:
+    """Both gradients, then permutations."""
     for n, d in TWO_SAMPLE_SHAPES:
         x, y = torch.randn(2, n, d, device=DEVICE)
         y += 0.1
-        few = x[:5000], y[:5000]  # float64 has no room for more
+        few = x[:5000], y[:5000]  # more would not fit in memory in float64
         exact = reference.mmd2(
             *(side.double() for side in few), peers.M3D_RULE, grad_x=True, grad_y=True
         )
-        measured = {}
+        candidates = {}
         for name in PRECISIONS:
 
             def call(precision: Any = name, samples: Any = (x, y)) -> Any:
@@ -178,16 +190,22 @@ def two_sample() -> Iterator[dict[str, Any]]:
 
             def error(call: Any = call, few: Any = few, exact: Any = exact) -> float:
                 _, sides = call(samples=few)
-                return max(off(sides[0], exact.grad_x), off(sides[1], exact.grad_y))
+                pairs = zip(sides, (exact.grad_x, exact.grad_y), strict=True)
+                return max(relative_error(side, truth) for side, truth in pairs)
 
-            measured[f"m3d_fast, {name}"] = Measured(
-                lambda call=call: eager([call]), error, GRADIENT_BOUNDS[name]
+            candidates[f"m3d_fast, {name}"] = Candidate(
+                lambda call=call: time_eagerly([call]), error, GRADIENT_BOUNDS[name]
             )
-        yield record(f"two samples, {n} + {n} rows of {d}, both gradients", measured)
+        yield measure(f"two samples, {n} + {n} rows of {d}, both gradients", candidates)
+    yield _measure_permutations()
+
+
+def _measure_permutations() -> dict[str, Any]:
+    """Checked against the CPU on few rows, with the same permutations."""
     n, d, permutations = PERMUTATION_SHAPE
     x, y = torch.randn(2, n, d, device=DEVICE)
 
-    def on_cpu_too() -> float:
+    def compare_with_cpu() -> float:
         few = x[:700], y[:500]
         nulls = [
             permutation_test(
@@ -202,32 +220,37 @@ def two_sample() -> Iterator[dict[str, Any]]:
     def test() -> object:
         return permutation_test(x, y, permutations=permutations)
 
-    timing = Measured(lambda: eager([test], rounds=2), on_cpu_too, VALUE_BOUNDS["highest"])
-    yield record(
+    timing = Candidate(
+        lambda: time_eagerly([test], rounds=2), compare_with_cpu, VALUE_BOUNDS["highest"]
+    )
+    return measure(
         f"{permutations} permutations of {n} + {n} rows of {d}, drawing included",
         {"m3d_fast, permutation_test": timing},
     )
 
 
-def libraries() -> Iterator[dict[str, Any]]:
-    """GeomLoss, KeOps and torchmetrics; what is not installed is left out with a line."""
-    real, synthetic = features(10, 64, 90, 512)
+def measure_libraries() -> Iterator[dict[str, Any]]:
+    """GeomLoss, KeOps and torchmetrics; a line names those that are not installed."""
+    real, synthetic = draw_features(10, 64, 90, 512)
     _, exact = peers.closed_form(real.double(), synthetic.double())
-    steps: dict[str, peers.AnyStep] = {"m3d_fast": mmd2_and_grad, **dict(peers.other_libraries())}
-    measured = {
-        name: Measured(
-            lambda step=step: eager([lambda: step(real, synthetic)], rounds=2),
-            lambda step=step: off(step(real, synthetic)[1], exact),
+    functions: dict[str, peers.OpOrPeer] = {
+        "m3d_fast": mmd2_and_grad,
+        **dict(peers.find_libraries()),
+    }
+    candidates = {
+        name: Candidate(
+            lambda function=function: time_eagerly([lambda: function(real, synthetic)], rounds=2),
+            lambda function=function: relative_error(function(real, synthetic)[1], exact),
             GRADIENT_BOUNDS["highest"] if name == "m3d_fast" else PEER_BOUND,
         )
-        for name, step in steps.items()
+        for name, function in functions.items()
     }
-    yield record("value and gradient, C N M D = (10, 64, 90, 512)", measured)
-    yield _kid_of_libraries()
+    yield measure("value and gradient, C N M D = (10, 64, 90, 512)", candidates)
+    yield _measure_kid_of_libraries()
 
 
-def _kid_of_libraries() -> dict[str, Any]:
-    """Equal on one subset of all rows, where nothing is drawn; then many subsets are timed."""
+def _measure_kid_of_libraries() -> dict[str, Any]:
+    """Checked on one subset of all rows, where nothing is random; many subsets are timed."""
     subsets, rows, columns = KID_SHAPE
     x, y = torch.randn(2, 5 * rows, columns, device=DEVICE).relu()
     y += 0.1
@@ -240,28 +263,28 @@ def _kid_of_libraries() -> dict[str, Any]:
         return lambda: metric.compute().mean
 
     def theirs(x: Tensor, y: Tensor, count: int) -> Callable[[], Tensor] | None:
-        return peers.torchmetrics_kid(x, y, subsets=count, subset_size=rows)
+        return peers.make_torchmetrics_kid(x, y, subsets=count, subset_size=rows)
 
-    measured = {}
+    candidates = {}
     for name, metric, bound in (
         ("m3d_fast", ours, KID_BOUNDS["highest"]),
         ("torchmetrics", theirs, PEER_BOUND),
     ):
         whole, drawn = metric(x[:rows], y[:rows], 1), metric(x, y, subsets)
         if whole is not None and drawn is not None:
-            measured[name] = Measured(
-                lambda drawn=drawn: eager([drawn], rounds=2),
+            candidates[name] = Candidate(
+                lambda drawn=drawn: time_eagerly([drawn], rounds=2),
                 lambda whole=whole: abs(whole().item() - exact),
                 bound,
             )
     case = f"KID, {subsets} subsets of {rows} of {5 * rows} rows of {columns}, drawing included"
-    return record(case, measured)
+    return measure(case, candidates)
 
 
 SUITES: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
-    "gradient": gradients,
-    "cmmd": cmmd,
-    "kid": kid,
-    "two_sample": two_sample,
-    "libraries": libraries,  # last: KeOps compiles, for as long as it takes
+    "gradient": measure_gradients,
+    "cmmd": measure_cmmd,
+    "kid": measure_kid,
+    "two_sample": measure_two_sample,
+    "libraries": measure_libraries,  # last: KeOps compiles, without a time limit of its own
 }

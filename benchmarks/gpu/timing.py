@@ -1,4 +1,4 @@
-"""How ``make gpu`` measures: right first, then timed, small kernels in a CUDA graph."""
+"""How ``make gpu`` measures: correctness first, then time, small kernels in a CUDA graph."""
 
 import statistics
 import time
@@ -11,8 +11,8 @@ from torch import Tensor
 Calls = list[Callable[[], object]]
 
 
-def graphed(calls: Calls, rounds: int = 15) -> float:
-    """Median seconds per call: all calls, on inputs of their own, in one captured graph."""
+def time_in_graph(calls: Calls, rounds: int = 15) -> float:
+    """Median seconds per call: all calls, each on inputs of its own, in one captured graph."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -24,22 +24,22 @@ def graphed(calls: Calls, rounds: int = 15) -> float:
     with torch.cuda.graph(graph):
         for call in calls:
             call()
-    return _events(graph.replay, rounds) / len(calls)
+    return _time_by_events(graph.replay, rounds) / len(calls)
 
 
-def eager(calls: Calls, rounds: int = 5) -> float:
+def time_eagerly(calls: Calls, rounds: int = 5) -> float:
     """Median seconds per call as launched from Python, the device synchronised around it."""
-    taken = []
+    seconds = []
     for turn in range(rounds + 2):
         torch.cuda.synchronize()
         start = time.perf_counter()
         calls[turn % len(calls)]()
         torch.cuda.synchronize()
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken[2:])
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[2:])
 
 
-def _events(function: Callable[[], object], rounds: int) -> float:
+def _time_by_events(function: Callable[[], object], rounds: int) -> float:
     function()
     milliseconds = []
     for _ in range(rounds):
@@ -52,32 +52,32 @@ def _events(function: Callable[[], object], rounds: int) -> float:
     return statistics.median(milliseconds) / 1e3
 
 
-class Measured(NamedTuple):
-    """``time`` is asked only if ``error`` against float64 is under ``bound``."""
+class Candidate(NamedTuple):
+    """A function to compare: ``time`` is called only if ``error``, against float64, < ``bound``."""
 
     time: Callable[[], float]
     error: Callable[[], float]
     bound: float
 
 
-def record(case: str, measured: dict[str, Measured], **info: Any) -> dict[str, Any]:
-    """Prove each right, then time it; what is wrong or cannot run is noted, not hidden."""
+def measure(case: str, candidates: dict[str, Candidate], **info: Any) -> dict[str, Any]:
+    """Check and then time each candidate; errors and failures are part of the record."""
     medians, errors, failures = {}, {}, {}
-    for name, (take_time, error, bound) in measured.items():
+    for name, (measure_time, error, bound) in candidates.items():
         try:
             errors[name] = error()
-            if errors[name] < bound:  # not so if it is NaN
-                medians[name] = take_time()
+            if errors[name] < bound:  # false for NaN
+                medians[name] = measure_time()
             else:
                 failures[name] = f"off by {errors[name]:.1e}, expected less than {bound:.1e}"
-        except (RuntimeError, ValueError, TypeError) as wrong:
-            failures[name] = f"{type(wrong).__name__}: {str(wrong)[:300]}"
+        except (RuntimeError, ValueError, TypeError) as failure:
+            failures[name] = f"{type(failure).__name__}: {str(failure)[:300]}"
     extra: dict[str, Any] = {"case": case, "median_seconds": medians, "errors": errors, **info}
     if failures:
         extra["error"] = failures
     return {"name": case, "extra_info": extra}
 
 
-def off(ours: Tensor, exact: Tensor) -> float:
-    """Relative error of all numbers together."""
-    return ((ours - exact).norm() / exact.norm()).item()
+def relative_error(result: Tensor, exact: Tensor) -> float:
+    """Norm of the difference over the norm of ``exact``."""
+    return ((result - exact).norm() / exact.norm()).item()

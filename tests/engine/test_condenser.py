@@ -10,8 +10,8 @@ import sys
 import pytest
 import torch
 
-from benchmarks.bench_condense import generated
-from benchmarks.gpu import engine as gpu_engine
+from benchmarks.bench_condense import generate_images
+from benchmarks.gpu.engine import Case, measure_case
 from m3d_fast.common.errors import UserError
 from m3d_fast.config import CondenseConfig, ResolvedConfig
 from m3d_fast.engine.chunking import equal_chunks, largest_fitting
@@ -203,11 +203,13 @@ def test_profile_writes_a_table_of_all_ranges_and_a_trace(tmp_path) -> None:
 PEAK = """
 import sys
 from pathlib import Path
-from benchmarks.bench_condense import generated, settings
-from m3d_fast.condenser import Condenser
+from benchmarks.bench_condense import generate_images, make_config
+from m3d_fast.engine.condenser import Condenser
 classes = int(sys.argv[1])
-config = settings("fp32", False, dataset="digits", network="convnet3", real_batch=8, class_chunk=4)
-with Condenser(config, generated(classes, 8, 1, 16)) as condenser:
+config = make_config(
+    "fp32", False, dataset="digits", network="convnet3", real_batch=8, class_chunk=4
+)
+with Condenser(config, generate_images(classes, 8, 1, 16)) as condenser:
     def kilobytes(name):
         status = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in status if line.startswith(name))
@@ -243,7 +245,7 @@ def gpu_settings(**given) -> ResolvedConfig:
 @pytest.mark.parametrize("graphs", [False, True])
 def test_an_iteration_does_not_wait_for_the_device(compile: bool, graphs: bool) -> None:
     config = gpu_settings(compile=compile, cuda_graphs=graphs, class_chunk=4, ipm=1)
-    images = generated(10, 20, 1, 16, device="cuda")
+    images = generate_images(10, 20, 1, 16, device="cuda")
     with Condenser(config, images) as condenser:
         for value in (True, False):
             condenser.step(0, value=value)  # compiles and captures
@@ -264,7 +266,9 @@ def test_graphs_compiler_and_host_pixels_change_nothing_but_rounding(precision, 
         config = gpu_settings(
             precision=precision, compile=compile, cuda_graphs=graphs, class_chunk=3
         )
-        condenser = Condenser(config, generated(10, 20, 1, 16, device="cuda"), host_pixels=host)
+        condenser = Condenser(
+            config, generate_images(10, 20, 1, 16, device="cuda"), host_pixels=host
+        )
         condenser.step(0)
         ends.append(condenser.state()["momentum"].cpu().flatten(1))
     bound = 0.999 if precision == "fp32" else 0.97
@@ -274,11 +278,11 @@ def test_graphs_compiler_and_host_pixels_change_nothing_but_rounding(precision, 
 
 def test_the_gpu_benchmark_of_the_engine_runs() -> None:
     """On a CPU, tiny: its figures mean nothing, its arithmetic does."""
-    case = gpu_engine.Case("try", "cifar10", 3, 1, loop=True, iterations=10, real_batch=2)
+    case = Case("try", "cifar10", 3, 1, loop=True, iterations=10, real_batch=2)
     compiled = torch.compile
     torch.compile = lambda function, **_: function  # the compiler is not what is tried
     try:
-        info = gpu_engine.measured(case, "cpu", rounds=1)["extra_info"]
+        info = measure_case(case, "cpu", rounds=1)["extra_info"]
     finally:
         torch.compile = compiled
     taken, loop = info["median_seconds"].values()
