@@ -108,8 +108,8 @@ def test_interrupted_ranks_save_and_one_process_goes_on(alone: Path, tmp_path: P
         time.sleep(0.005)
     job.send_signal(signal.SIGTERM)
     _, err = job.communicate(timeout=PATIENCE)
-    assert f"go on with: python -m m3d_fast.condense --out {out} --resume" in err
-    saved = Checkpoints(out).iteration()
+    assert f"resume with: python -m m3d_fast.condense --out {out} --resume" in err
+    saved = Checkpoints(out).newest_iteration()
     assert saved is not None
     assert 4 <= saved < 60
     # what is written beside the result may change on the way
@@ -154,22 +154,22 @@ def test_a_mistake_is_said_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("size", "count"), [(1, 10), (3, 10), (4, 4), (7, 1000)])
 def test_shares_are_contiguous_and_even(size: int, count: int) -> None:
-    shares = [Ranks(rank, size).share(count) for rank in range(size)]
+    shares = [Ranks(rank, size).select_classes(count) for rank in range(size)]
     assert [c for share in shares for c in share] == list(range(count))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 def test_more_ranks_than_classes_are_refused() -> None:
     with pytest.raises(UserError, match=r"11 processes were started for 10 classes"):
-        Ranks(0, 11).share(10)
+        Ranks(0, 11).select_classes(10)
 
 
 def test_devices_of_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert Ranks(5, 8, local=1).device("cuda") == "cuda:1"
-    assert Ranks(5, 8, local=1).device("cpu") == "cpu"
-    assert Ranks().device("cuda:1") == "cuda:1"
+    assert Ranks(5, 8, local=1).select_device("cuda") == "cuda:1"
+    assert Ranks(5, 8, local=1).select_device("cpu") == "cpu"
+    assert Ranks().select_device("cuda:1") == "cuda:1"
     with pytest.raises(UserError, match=r"has no GPU: it has 2"):
-        Ranks(2, 8, local=2).device("cuda")
-    with pytest.raises(UserError, match=r"cuda:1 was asked for of 8 processes"):
-        Ranks(0, 8).device("cuda:1")
+        Ranks(2, 8, local=2).select_device("cuda")
+    with pytest.raises(UserError, match=r"expected cuda or cpu for 8 processes, got cuda:1"):
+        Ranks(0, 8).select_device("cuda:1")

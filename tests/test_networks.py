@@ -99,7 +99,9 @@ def test_resnetap_convolutions_have_variance_2_over_kernel_and_outputs() -> None
 
 
 def test_bad_names_and_sizes_are_explained() -> None:
-    with pytest.raises(UserError, match=r"expected one of .*convnet3.*got 'convnet'"):
+    with pytest.raises(
+        UserError, match=r"network: 'convnet' is not known; did you mean .*convnet3"
+    ):
         build_network("convnet", 3, 32, 10)
     with pytest.raises(UserError, match="size divisible by 8, got 20 px"):
         build_network("convnet3", 3, 20, 10)
