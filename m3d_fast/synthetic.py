@@ -1,6 +1,6 @@
 """The condensed set: pixels, decoding by the factor, files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -219,7 +219,7 @@ def save_set(
     factor: int,
     mean: Sequence[float],
     std: Sequence[float],
-    info: Mapping[str, Any],
+    info: dict[str, Any],
 ) -> None:
     """Write a condensed set; the parts of ``images`` are written in turn and never concatenated.
 

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,9 @@ from tests.helpers.commands import (
     one_thread,
     run,
     run_ranks,
+    same_result,
     start_ranks,
+    wait_for,
 )
 
 # one class at a time: a chunk of other classes would round differently in its last bits
@@ -38,18 +39,6 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def losses(out: Path) -> dict[int, float]:
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert len({line["iteration"] for line in lines}) == len(lines), "no line twice"
-    return {line["iteration"]: line["loss"] for line in lines}
-
-
-def same_result(out: Path, alone: Path) -> None:
-    name = "synthetic.safetensors"
-    assert (out / name).read_bytes() == (alone / name).read_bytes()
-    assert losses(out) == losses(alone)
-
-
 def ranks_of(torchrun: "subprocess.Popen[str]") -> list[int]:
     """Process ids of torchrun's ranks, first rank first."""
     children = Path(f"/proc/{torchrun.pid}/task/{torchrun.pid}/children").read_text().split()
@@ -60,13 +49,6 @@ def ranks_of(torchrun: "subprocess.Popen[str]") -> list[int]:
         if rank:
             found[int(rank[0])] = int(child)
     return [found[rank] for rank in sorted(found)]
-
-
-def wait_for_checkpoint(out: Path, seconds: float = PATIENCE) -> None:
-    end = time.monotonic() + seconds
-    while not list(out.glob("checkpoint-*.safetensors")):
-        assert time.monotonic() < end, "no checkpoint came"
-        time.sleep(0.005)
 
 
 def test_three_ranks_end_with_the_bytes_of_one_process(alone: Path, tmp_path: Path) -> None:
@@ -84,7 +66,7 @@ def test_three_ranks_end_with_the_bytes_of_one_process(alone: Path, tmp_path: Pa
 def test_one_of_three_ranks_is_killed_and_two_go_on(alone: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     job = start_ranks(3, "condense", *condense_digits(out, *SETTINGS))
-    wait_for_checkpoint(out)
+    wait_for(out / "checkpoint-*.safetensors")
     os.kill(ranks_of(job)[1], signal.SIGKILL)
     _, err = job.communicate(timeout=PATIENCE)
     assert job.returncode != 0
@@ -102,10 +84,7 @@ def test_interrupted_ranks_save_and_one_process_goes_on(alone: Path, tmp_path: P
     # no checkpoint but that of the interruption
     rare = ("--checkpoint-every", "1000", "--log-every", "4")
     job = start_ranks(2, "condense", *condense_digits(out, *SETTINGS, *rare))
-    end = time.monotonic() + PATIENCE
-    while not (out / "metrics.jsonl").exists():
-        assert time.monotonic() < end
-        time.sleep(0.005)
+    wait_for(out / "metrics.jsonl")
     job.send_signal(signal.SIGTERM)
     _, err = job.communicate(timeout=PATIENCE)
     assert f"resume with: python -m m3d_fast.condense --out {out} --resume" in err

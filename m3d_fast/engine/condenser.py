@@ -89,16 +89,15 @@ class Condenser:
             if host_pixels
             else DevicePixels(pixels, self._rows)
         )
-        self._buffers = self._allocate_buffers(max(len(chunk) for chunk in self.chunks))
+        self._buffers = self._allocate_buffers(max(map(len, self.chunks)))
         step = ChunkStep(config, self.embedder, self._buffers)
         self._advance: Callable[[int, bool], None] = (
             CudaGraphRunner(step, self._buffers.state, self.device) if config.cuda_graphs else step
         )
         self._batches: Iterator[Tensor] | None = None
         self._loading = ExitStack()
-        self.images_per_step = len(self.classes) * (
-            config.real_batch + min(config.decoded_per_class, MAX_DECODED)
-        )
+        synthetic = min(config.decoded_per_class, MAX_DECODED)
+        self.images_per_step = len(self.classes) * (config.real_batch + synthetic)
 
     @property
     def pixels(self) -> Tensor:

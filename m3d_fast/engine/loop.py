@@ -114,13 +114,16 @@ class Condensation:
         config, ranks, total = self._config, self._ranks, self._config.iterations
         log.info("%s", self._describe())
         self._estimate.announce()
+        progress = Progress(
+            "condense", total, done=self._first, images_per_step=self._images, bar=ranks.leads
+        )
         profiling = profile_iterations(self._run.path, config.profile and ranks.leads)
         with (
             stop_signals(patient=ranks.size > 1) as stop_requested,
             self._writer,
             self._condenser,
             self._metrics,
-            self._show_progress() as progress,
+            progress,
             profiling as end_iteration,
         ):
             for done in range(self._first + 1, total + 1):
@@ -143,15 +146,6 @@ class Condensation:
         with ranks.together():
             if ranks.leads:
                 self._write_condensed_set()
-
-    def _show_progress(self) -> Progress:
-        return Progress(
-            "condense",
-            self._config.iterations,
-            done=self._first,
-            images_per_step=self._images,
-            bar=self._ranks.leads,
-        )
 
     def _iterate(self, done: int) -> None:
         """Take the iteration after which ``done`` are complete."""

@@ -182,8 +182,8 @@ class CheckpointWriter:
         start = time.monotonic()
         self.wait()
         shard = iteration, self._classes, self._total
-        if self._allocate_copy(state):
-            copy = self._copy_to_host(state)
+        copy = self._copy_to_host(state)
+        if copy:
             self._writing = self._thread.submit(self._write, copy, *shard)
         else:
             self._checkpoints.save(state, *shard)
@@ -211,33 +211,30 @@ class CheckpointWriter:
             self.wait()
         return self._writing is not None
 
-    def _allocate_copy(self, state: Mapping[str, Tensor]) -> bool:
-        """Allocate, once, host memory for a copy of the state; returns whether there is enough."""
-        if self._host is not None:
-            return bool(self._host)
+    def _copy_to_host(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Copy the state into host memory, allocated once; empty if too little is free."""
+        if self._host is None:
+            self._host = self._allocate(state)
+        for name, tensor in self._host.items():
+            tensor.copy_(state[name])
+        return self._host
+
+    def _allocate(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         size = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
         free = free_bytes(torch.device("cpu"))
-        if size <= 0.8 * free:
-            pinned = any(tensor.is_cuda for tensor in state.values())
-            self._host = {
-                name: torch.empty_like(tensor, device="cpu", pin_memory=pinned)
-                for name, tensor in state.items()
-            }
-            return True
-        self._host = {}
-        log.info(
-            "the run waits while checkpoints are written: a copy of the state takes %.1f GB, "
-            "%.1f GB of host memory are free",
-            size / 1e9,
-            free / 1e9,
-        )
-        return False
-
-    def _copy_to_host(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        assert self._host is not None
-        for name, tensor in state.items():
-            self._host[name].copy_(tensor)
-        return self._host
+        if size > 0.8 * free:
+            log.info(
+                "the run waits while checkpoints are written: a copy of the state takes %.1f GB, "
+                "%.1f GB of host memory are free",
+                size / 1e9,
+                free / 1e9,
+            )
+            return {}
+        pinned = any(tensor.is_cuda for tensor in state.values())
+        return {
+            name: torch.empty_like(tensor, device="cpu", pin_memory=pinned)
+            for name, tensor in state.items()
+        }
 
     def __enter__(self) -> "CheckpointWriter":
         return self

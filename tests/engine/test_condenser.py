@@ -167,7 +167,7 @@ def test_what_was_drawn_ahead_is_not_stepped_after_loading() -> None:
     ahead.close()
 
 
-def test_at_most_200_decoded_images_of_a_class_are_select_decoded() -> None:
+def test_at_most_200_decoded_images_of_a_class_are_used() -> None:
     config = digits_settings(ipc=60, class_chunk=2, iterations=1)
     condenser = digits_condenser(config)
     shown = condenser._select_decoded(0)

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -20,7 +19,15 @@ from m3d_fast.common.errors import UserError
 from m3d_fast.run.checkpoint import Checkpoints, CheckpointWriter
 from m3d_fast.run.folder import resolve_resumed_config
 from m3d_fast.run.lock import FolderLock
-from tests.helpers.commands import PATIENCE, condense_digits, resume_here, run, start
+from tests.helpers.commands import (
+    PATIENCE,
+    condense_digits,
+    resume_here,
+    run,
+    same_result,
+    start,
+    wait_for,
+)
 
 
 @pytest.fixture(scope="module")
@@ -30,23 +37,6 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = run("condense", *condense_digits(out))
     assert done.returncode == 0, done.stderr
     return out
-
-
-def same_result(out: Path, straight: Path) -> None:
-    name = "synthetic.safetensors"
-    assert (out / name).read_bytes() == (straight / name).read_bytes()
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    expected = [json.loads(line) for line in (straight / "metrics.jsonl").read_text().splitlines()]
-    seen = {line["iteration"]: line["loss"] for line in lines}
-    assert sorted(seen) == [line["iteration"] for line in lines], "no line twice"
-    assert seen == {line["iteration"]: line["loss"] for line in expected}
-
-
-def wait_for(path: Path, seconds: float = PATIENCE) -> None:
-    end = time.monotonic() + seconds
-    while not path.exists():
-        assert time.monotonic() < end, f"{path} did not come"
-        time.sleep(0.002)
 
 
 def test_the_run_folder_is_complete(straight: Path) -> None:
