@@ -131,6 +131,33 @@ def test_a_mistake_is_said_once(tmp_path: Path) -> None:
     assert not out.exists()
 
 
+def test_an_error_of_one_rank_is_raised_on_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    ranks, exchanged = Ranks(0, 2), []
+    others: list[str | None] = [None]
+    monkeypatch.setattr(ranks, "gather", lambda own: exchanged.append(own) or [own, *others])
+    with ranks.together():
+        pass
+    with pytest.raises(UserError, match="first") as raised, ranks.together():
+        raise UserError("first")
+    assert str(raised.value.__cause__) == "first"
+    others[0] = "second"
+    with pytest.raises(UserError, match="second"), ranks.together():
+        pass
+    assert exchanged == [None, "first", None], "one exchange each"
+    for other in (KeyboardInterrupt, OSError):
+        with pytest.raises(other), ranks.together():
+            raise other
+    assert len(exchanged) == 3, "no other exception waits for the ranks"
+
+
+def test_one_rank_alone_lets_errors_through() -> None:
+    error = UserError("alone")
+    with pytest.raises(UserError) as raised, Ranks().together():
+        raise error
+    assert raised.value is error
+    assert Ranks().leader_first(lambda: 3) == 3
+
+
 @pytest.mark.parametrize(("size", "count"), [(1, 10), (3, 10), (4, 4), (7, 1000)])
 def test_shares_are_contiguous_and_even(size: int, count: int) -> None:
     shares = [Ranks(rank, size).select_classes(count) for rank in range(size)]

@@ -205,7 +205,7 @@ class Condensation:
         run.checkpoints.remove_old()
         save_set(
             run.synthetic_file,
-            [pixels.flatten(0, 1) for pixels in run.checkpoints.pixels()],
+            [pixels.flatten(0, 1) for pixels in run.checkpoints.read_pixels()],
             torch.arange(real.num_classes).repeat_interleave(config.ipc),
             class_names=real.class_names,
             factor=config.factor,

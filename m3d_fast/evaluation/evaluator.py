@@ -231,7 +231,7 @@ class Evaluation:
                 stream=generator(seed, "evaluation-training", 0, repeat, device=self.device),
                 on_epoch=lambda epoch, loss: progress.update(epoch),
             )
-        return trainer.accuracy(self.test)
+        return trainer.measure_accuracy(self.test)
 
 
 def _split_names(joined: str) -> tuple[str, ...]:

@@ -119,7 +119,7 @@ class Trainer:
         return features.float()
 
     @torch.no_grad()
-    def accuracy(self, test: RealImages) -> float:
+    def measure_accuracy(self, test: RealImages) -> float:
         """Share of the test images that are classified correctly, a fraction of 1."""
         self.network.eval()
         piece = CPU_PIECE if self.device.type == "cpu" else TEST_PIECE

@@ -127,7 +127,7 @@ class Checkpoints:
             return None
         return {name: _join_rows(rows) for name, rows in parts.items()}, shards[0].iteration
 
-    def pixels(self) -> list[Tensor]:
+    def read_pixels(self) -> list[Tensor]:
         """Pixels of the newest complete checkpoint, shard by shard: views of the mapped files."""
         shards = self.find_newest()
         return [read_tensors(shard.path, CHECKPOINT_FORMAT)[0]["pixels"] for shard in shards]

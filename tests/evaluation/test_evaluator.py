@@ -159,7 +159,7 @@ def test_accuracy_counts_every_test_image_once() -> None:
             for i in range(size):
                 image = (test.take(label, [i]) / 255 - test.mean[0]) / test.std[0]
                 right += int(network(image).argmax() == label)
-    assert learner.accuracy(test) == right / 359
+    assert learner.measure_accuracy(test) == right / 359
 
 
 def test_random_choice_is_seeded_distinct_and_of_the_right_class() -> None:
