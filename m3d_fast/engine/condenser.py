@@ -223,7 +223,7 @@ class Condenser:
         return torch.cuda.max_memory_allocated(self.device) - before
 
     def state(self) -> dict[str, Tensor]:
-        """All tensors that a resumed run needs, beside the number of iterations done."""
+        """All tensors that a resumed run needs, besides the number of iterations done."""
         pixels = self._store.settle()._asdict()
         positions = self.real.state_dict().items()
         return pixels | {f"{SAMPLER}{name}": torch.from_numpy(v) for name, v in positions}

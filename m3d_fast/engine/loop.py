@@ -53,7 +53,7 @@ def condense(config: CondenseConfig, *, resume: bool = False) -> SyntheticSet:
         with ranks.together():
             classes = ranks.select_classes(real.num_classes)
             refuse_what_cannot_fit(run, local, real, classes)
-        with ranks.together():  # only now: the ranks of a machine share its free memory
+        with ranks.together():  # after every rank has checked the memory that they share
             condenser = Condenser(local, real, classes)
         with run.lock:
             with ranks.together():

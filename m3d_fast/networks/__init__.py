@@ -54,7 +54,7 @@ def build_network(name: str, channels: int, size: int, num_classes: int) -> nn.M
 
 @torch.no_grad()
 def initialise(network: nn.Module, generator: torch.Generator) -> None:
-    """Draw all parameters anew, in place, from ``generator`` (on the parameters' device).
+    """Redraw all parameters in place from ``generator`` (on the device of the parameters).
 
     Convolutions and linear layers get torch's default, U(-1/sqrt(fan_in), 1/sqrt(fan_in)), norms 1
     and 0; a network's own ``initialise``, if it has one, runs last (ResNetAP-10).
