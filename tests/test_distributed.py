@@ -17,6 +17,7 @@ from m3d_fast.run.checkpoint import Checkpoints
 from tests.helpers.commands import (
     PATIENCE,
     condense_digits,
+    finish_run,
     one_thread,
     run,
     run_ranks,
@@ -33,10 +34,7 @@ BASELINES = "random,herding"
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of one process."""
-    out = tmp_path_factory.mktemp("alone") / "run"
-    done = run("condense", *condense_digits(out, *SETTINGS))
-    assert done.returncode == 0, done.stderr
-    return out
+    return finish_run(tmp_path_factory.mktemp("alone") / "run", *SETTINGS)
 
 
 def ranks_of(torchrun: "subprocess.Popen[str]") -> list[int]:

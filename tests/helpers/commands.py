@@ -69,6 +69,13 @@ def condense_digits(out: Path, *more: str) -> list[str]:
     return [*(word for pair in fixed.items() for word in pair), *more]
 
 
+def finish_run(out: Path, *more: str) -> Path:
+    """A complete run of :func:`condense_digits`."""
+    done = run("condense", *condense_digits(out, *more))
+    assert done.returncode == 0, done.stderr
+    return out
+
+
 def start_ranks(count: int, module: str, *arguments: str) -> "subprocess.Popen[str]":
     """``torchrun --nproc-per-node COUNT -m m3d_fast.MODULE``, in a process group of its own."""
     torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]

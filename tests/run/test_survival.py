@@ -22,6 +22,7 @@ from m3d_fast.run.lock import FolderLock
 from tests.helpers.commands import (
     PATIENCE,
     condense_digits,
+    finish_run,
     resume_here,
     run,
     same_result,
@@ -33,10 +34,7 @@ from tests.helpers.commands import (
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that never stopped."""
-    out = tmp_path_factory.mktemp("straight") / "run"
-    done = run("condense", *condense_digits(out))
-    assert done.returncode == 0, done.stderr
-    return out
+    return finish_run(tmp_path_factory.mktemp("straight") / "run")
 
 
 def test_the_run_folder_is_complete(straight: Path) -> None:
@@ -107,10 +105,7 @@ LONGER = ("--iterations", "40", "--checkpoint-every", "1000", "--real-batch", "3
 
 @pytest.fixture(scope="module")
 def longer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("longer") / "run"
-    done = run("condense", *condense_digits(out, *LONGER))
-    assert done.returncode == 0, done.stderr
-    return out
+    return finish_run(tmp_path_factory.mktemp("longer") / "run", *LONGER)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
