@@ -1,7 +1,7 @@
-"""The ranks of a job under torchrun: each condenses its share of the classes by itself.
+"""The ranks of a job under torchrun, each of which condenses its share of the classes.
 
-No gradient travels. What ranks tell each other goes over gloo, from host to host: whether to stop,
-the losses to log, mistakes. One process alone is a job of one rank.
+No gradients are exchanged. Ranks exchange small host objects over gloo: whether to stop, the losses
+to log, error messages. A process without torchrun is a job of one rank.
 """
 
 import logging
@@ -21,7 +21,7 @@ log = logging.getLogger("m3d_fast")
 
 Result = TypeVar("Result")
 
-# others wait while the first rank prepares a data set; a rank that dies is noticed at once
+# the others wait while the first rank prepares a data set; a rank that dies is noticed at once
 PATIENCE = timedelta(days=1)
 
 
@@ -42,8 +42,8 @@ class Ranks:
         """Whether this process writes and reports for all."""
         return self.rank == 0
 
-    def share(self, count: int) -> range:
-        """The classes of this rank: a contiguous range, sizes differ by at most one.
+    def select_classes(self, count: int) -> range:
+        """The classes of this rank, of ``count``: contiguous; sizes differ by at most one.
 
         Raises:
             UserError: if there are more ranks than classes.
@@ -55,16 +55,16 @@ class Ranks:
             )
         return range(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
-    def device(self, device: str) -> str:
-        """This rank's own device: ``cuda`` is the GPU of its local number.
+    def select_device(self, device: str) -> str:
+        """The device of this rank: for ``cuda``, the GPU of its local number.
 
         Raises:
-            UserError: if one GPU was named for several ranks, or there are fewer GPUs than ranks.
+            UserError: if one GPU is requested for several ranks, or there are too few GPUs.
         """
         if self.size == 1 or device == "cpu":
             return device
         if device != "cuda":
-            raise UserError(f"device: {device} was asked for of {self.size} processes; give cuda")
+            raise UserError(f"device: expected cuda or cpu for {self.size} processes, got {device}")
         if self.local >= torch.cuda.device_count():
             raise UserError(
                 f"process {self.local + 1} of this machine has no GPU: it has "
@@ -73,62 +73,67 @@ class Ranks:
         return f"cuda:{self.local}"
 
     def gather(self, item: Any) -> list[Any]:
-        """What every rank gives, in their order, on every rank.
+        """The items of all ranks, in the order of ranks, on every rank.
 
         Raises:
-            RankLost: if one is gone.
+            RankLost: if another rank is gone.
         """
         items = [item] * self.size
         if self.size > 1:
-            with _watched():
+            with _detect_lost_ranks():
                 dist.all_gather_object(items, item)
         return items
 
     def any(self, flag: bool) -> bool:
-        """Whether one of the ranks says yes; errors as :meth:`gather`."""
+        """Whether ``flag`` is set on any rank; errors as :meth:`gather`."""
         if self.size == 1:
             return flag
         votes = torch.tensor([int(flag)])
-        with _watched():
+        with _detect_lost_ranks():
             dist.all_reduce(votes)
         return bool(votes)
 
-    def agree(self, work: Callable[[], Result]) -> Result:
-        """Run ``work``; a mistake on one rank is raised on all of them, in its words.
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Raise a UserError of one rank's body on all ranks; they exchange errors on leaving.
+
+        Any other exception leaves at once, without the exchange. One rank alone exchanges nothing.
 
         Raises:
-            UserError: of ``work``, on this or another rank.
+            UserError: of this rank or of another one, in the words of the first that has one.
             RankLost: if one is gone.
         """
         if self.size == 1:
-            return work()
-        mistake: Exception | None = None
+            yield
+            return
+        own: UserError | None = None
         try:
-            result = work()
+            yield
         except UserError as error:
-            mistake = error
-        found = [text for text in self.gather(None if mistake is None else str(mistake)) if text]
-        if found:
-            raise UserError(found[0]) from mistake
+            own = error
+        messages = [
+            text for text in self.gather(None if own is None else str(own)) if text is not None
+        ]
+        if messages:
+            raise UserError(messages[0]) from own
+
+    def leader_first(self, work: Callable[[], Result]) -> Result:
+        """Run ``work``, which may write files for all, on the first rank, then on the others.
+
+        Errors as :meth:`together`.
+        """
+        with self.together():
+            if self.leads:
+                result = work()
+        with self.together():
+            if not self.leads:
+                result = work()
         return result
-
-    def lead(self, work: Callable[[], Result]) -> Result | None:
-        """Run ``work`` on the first rank alone, the others wait; errors as :meth:`agree`."""
-
-        def mine() -> Result | None:
-            return work() if self.leads else None
-
-        return self.agree(mine)
-
-    def first_one_then_all(self, work: Callable[[], Result]) -> Result:
-        """Run ``work`` on the first rank, then on the others: it may prepare files for them."""
-        led = self.lead(work)
-        return self.agree(work if led is None else lambda: led)
 
 
 @contextmanager
-def joined_ranks() -> Iterator[Ranks]:
-    """The ranks torchrun started, or one process alone; only the first one logs."""
+def join_ranks() -> Iterator[Ranks]:
+    """Yield the ranks that torchrun started, or one rank without it; only the first one logs."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield Ranks()
@@ -142,7 +147,7 @@ def joined_ranks() -> Iterator[Ranks]:
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=PATIENCE)
     try:
         yield ranks
-        with _watched():
+        with _detect_lost_ranks():
             _leave_together(store, ranks)
     finally:
         log.setLevel(level)
@@ -150,23 +155,23 @@ def joined_ranks() -> Iterator[Ranks]:
 
 
 def _leave_together(store: dist.Store, ranks: Ranks) -> None:
-    """Wait until no rank needs gloo any more: one that leaves takes its connections away.
+    """Wait until no rank needs gloo any more: a rank that leaves closes its connections.
 
-    A last exchange over gloo would not do: it ends on one rank while others are still in it.
+    A last exchange over gloo is not enough: it ends on one rank while others are still in it.
     """
     store.set(f"done/{ranks.rank}", "")
     store.wait([f"done/{rank}" for rank in range(ranks.size)])
     store.set(f"left/{ranks.rank}", "")
-    if ranks.leads:  # it may be the one that serves the store
+    if ranks.leads:  # it may serve the store
         store.wait([f"left/{rank}" for rank in range(ranks.size)])
 
 
 @contextmanager
-def _watched() -> Iterator[None]:
+def _detect_lost_ranks() -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:  # gloo has no narrower one
+    except RuntimeError as error:  # gloo raises nothing narrower
         raise RankLost(
             f"rank {rank_of_process()}: another rank of the job is gone; the last complete "
-            f"checkpoint is kept, go on with --resume and any number of ranks"
+            f"checkpoint is kept, resume from it with --resume and any number of ranks"
         ) from error

@@ -148,12 +148,21 @@ class SyntheticSet:
         return decode(self.images, self.factor), self.labels.repeat_interleave(self.factor**2)
 
     def save(self, path: str | Path) -> None:
-        """Write one ``.safetensors`` file, complete or not at all.
+        """Write one ``.safetensors`` file, complete or absent.
 
         Raises:
             UserError: if the file cannot be written.
         """
-        save_set(path, self, [self.images])
+        save_set(
+            path,
+            [self.images],
+            self.labels,
+            class_names=self.class_names,
+            factor=self.factor,
+            mean=self.mean,
+            std=self.std,
+            info=self.info,
+        )
 
     @classmethod
     def load(cls, path: str | Path) -> "SyntheticSet":
@@ -201,24 +210,35 @@ class SyntheticSet:
             save_image(image, target)
 
 
-def save_set(path: str | Path, described: SyntheticSet, images: Sequence[Tensor]) -> None:
-    """Write a set whose images are those of ``images``, one after the other, never joined.
+def save_set(
+    path: str | Path,
+    images: Sequence[Tensor],
+    labels: Tensor,
+    *,
+    class_names: Sequence[str],
+    factor: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    info: dict[str, Any],
+) -> None:
+    """Write a condensed set; the parts of ``images`` are written in turn and never concatenated.
 
     Args:
-        path: one ``.safetensors`` file, complete or not at all.
-        described: all but the images.
-        images: float32 ``(n, C, H, W)`` each.
+        path: one ``.safetensors`` file, complete or absent.
+        images: float32 ``(n, C, H, W)`` in [0, 1] each.
+        labels: int64, of all images.
+        class_names, factor, mean, std, info: as in :class:`SyntheticSet`.
 
     Raises:
         UserError: if the file cannot be written.
     """
     metadata = {
         "format": FORMAT,
-        "classes": list(described.class_names),
-        "ipc": len(described.labels) // described.num_classes,
-        "factor": described.factor,
-        "mean": list(described.mean),
-        "std": list(described.std),
-        **described.info,
+        "classes": list(class_names),
+        "ipc": len(labels) // len(class_names),
+        "factor": factor,
+        "mean": list(mean),
+        "std": list(std),
+        **info,
     }
-    write_tensors(Path(path), {"images": images, "labels": described.labels}, metadata)
+    write_tensors(Path(path), {"images": images, "labels": labels}, metadata)

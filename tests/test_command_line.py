@@ -160,7 +160,7 @@ CASES: dict[str, tuple[Callable[[Path, Path], list[str]], str]] = {
     "dataset": (digits("--dataset", "fashionmnits"), "did you mean fashionmnist"),
     "custom": (digits("--dataset", "custom:nowhere.txt"), "nowhere.txt cannot be read"),
     "method": (digits("--method", "m3"), "did you mean m3d"),
-    "network": (digits("--network", "convnet"), "expected one of convnet"),
+    "network": (digits("--network", "convnet"), "did you mean convnet"),
     "init": (digits("--init", "mixed"), "did you mean mix"),
     "augment": (digits("--augment", "zoom"), "expected operations among"),
     "ipc-0": (digits("--ipc", "0"), "ipc: expected a number above 0, got 0"),
@@ -194,7 +194,7 @@ CASES: dict[str, tuple[Callable[[Path, Path], list[str]], str]] = {
     "evaluate-damaged": (damaged_synthetic, "damaged or foreign"),
     "evaluate-network": (
         lambda out, done: ["evaluate", str(done), "--networks", "resnet19"],
-        "expected one of resnet18",
+        "did you mean resnet18",
     ),
     "evaluate-baseline": (
         lambda out, done: ["evaluate", str(done), "--baselines", "randon"],

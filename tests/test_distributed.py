@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -18,10 +17,13 @@ from m3d_fast.run.checkpoint import Checkpoints
 from tests.helpers.commands import (
     PATIENCE,
     condense_digits,
+    finish_run,
     one_thread,
     run,
     run_ranks,
+    same_result,
     start_ranks,
+    wait_for,
 )
 
 # one class at a time: a chunk of other classes would round differently in its last bits
@@ -32,22 +34,7 @@ BASELINES = "random,herding"
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of one process."""
-    out = tmp_path_factory.mktemp("alone") / "run"
-    done = run("condense", *condense_digits(out, *SETTINGS))
-    assert done.returncode == 0, done.stderr
-    return out
-
-
-def losses(out: Path) -> dict[int, float]:
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert len({line["iteration"] for line in lines}) == len(lines), "no line twice"
-    return {line["iteration"]: line["loss"] for line in lines}
-
-
-def same_result(out: Path, alone: Path) -> None:
-    name = "synthetic.safetensors"
-    assert (out / name).read_bytes() == (alone / name).read_bytes()
-    assert losses(out) == losses(alone)
+    return finish_run(tmp_path_factory.mktemp("alone") / "run", *SETTINGS)
 
 
 def ranks_of(torchrun: "subprocess.Popen[str]") -> list[int]:
@@ -60,13 +47,6 @@ def ranks_of(torchrun: "subprocess.Popen[str]") -> list[int]:
         if rank:
             found[int(rank[0])] = int(child)
     return [found[rank] for rank in sorted(found)]
-
-
-def wait_for_checkpoint(out: Path, seconds: float = PATIENCE) -> None:
-    end = time.monotonic() + seconds
-    while not list(out.glob("checkpoint-*.safetensors")):
-        assert time.monotonic() < end, "no checkpoint came"
-        time.sleep(0.005)
 
 
 def test_three_ranks_end_with_the_bytes_of_one_process(alone: Path, tmp_path: Path) -> None:
@@ -84,7 +64,7 @@ def test_three_ranks_end_with_the_bytes_of_one_process(alone: Path, tmp_path: Pa
 def test_one_of_three_ranks_is_killed_and_two_go_on(alone: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     job = start_ranks(3, "condense", *condense_digits(out, *SETTINGS))
-    wait_for_checkpoint(out)
+    wait_for(out / "checkpoint-*.safetensors")
     os.kill(ranks_of(job)[1], signal.SIGKILL)
     _, err = job.communicate(timeout=PATIENCE)
     assert job.returncode != 0
@@ -102,14 +82,11 @@ def test_interrupted_ranks_save_and_one_process_goes_on(alone: Path, tmp_path: P
     # no checkpoint but that of the interruption
     rare = ("--checkpoint-every", "1000", "--log-every", "4")
     job = start_ranks(2, "condense", *condense_digits(out, *SETTINGS, *rare))
-    end = time.monotonic() + PATIENCE
-    while not (out / "metrics.jsonl").exists():
-        assert time.monotonic() < end
-        time.sleep(0.005)
+    wait_for(out / "metrics.jsonl")
     job.send_signal(signal.SIGTERM)
     _, err = job.communicate(timeout=PATIENCE)
-    assert f"go on with: python -m m3d_fast.condense --out {out} --resume" in err
-    saved = Checkpoints(out).iteration()
+    assert f"resume with: python -m m3d_fast.condense --out {out} --resume" in err
+    saved = Checkpoints(out).newest_iteration()
     assert saved is not None
     assert 4 <= saved < 60
     # what is written beside the result may change on the way
@@ -152,24 +129,51 @@ def test_a_mistake_is_said_once(tmp_path: Path) -> None:
     assert not out.exists()
 
 
+def test_an_error_of_one_rank_is_raised_on_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    ranks, exchanged = Ranks(0, 2), []
+    others: list[str | None] = [None]
+    monkeypatch.setattr(ranks, "gather", lambda own: exchanged.append(own) or [own, *others])
+    with ranks.together():
+        pass
+    with pytest.raises(UserError, match="first") as raised, ranks.together():
+        raise UserError("first")
+    assert str(raised.value.__cause__) == "first"
+    others[0] = "second"
+    with pytest.raises(UserError, match="second"), ranks.together():
+        pass
+    assert exchanged == [None, "first", None], "one exchange each"
+    for other in (KeyboardInterrupt, OSError):
+        with pytest.raises(other), ranks.together():
+            raise other
+    assert len(exchanged) == 3, "no other exception waits for the ranks"
+
+
+def test_one_rank_alone_lets_errors_through() -> None:
+    error = UserError("alone")
+    with pytest.raises(UserError) as raised, Ranks().together():
+        raise error
+    assert raised.value is error
+    assert Ranks().leader_first(lambda: 3) == 3
+
+
 @pytest.mark.parametrize(("size", "count"), [(1, 10), (3, 10), (4, 4), (7, 1000)])
 def test_shares_are_contiguous_and_even(size: int, count: int) -> None:
-    shares = [Ranks(rank, size).share(count) for rank in range(size)]
+    shares = [Ranks(rank, size).select_classes(count) for rank in range(size)]
     assert [c for share in shares for c in share] == list(range(count))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 def test_more_ranks_than_classes_are_refused() -> None:
     with pytest.raises(UserError, match=r"11 processes were started for 10 classes"):
-        Ranks(0, 11).share(10)
+        Ranks(0, 11).select_classes(10)
 
 
 def test_devices_of_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert Ranks(5, 8, local=1).device("cuda") == "cuda:1"
-    assert Ranks(5, 8, local=1).device("cpu") == "cpu"
-    assert Ranks().device("cuda:1") == "cuda:1"
+    assert Ranks(5, 8, local=1).select_device("cuda") == "cuda:1"
+    assert Ranks(5, 8, local=1).select_device("cpu") == "cpu"
+    assert Ranks().select_device("cuda:1") == "cuda:1"
     with pytest.raises(UserError, match=r"has no GPU: it has 2"):
-        Ranks(2, 8, local=2).device("cuda")
-    with pytest.raises(UserError, match=r"cuda:1 was asked for of 8 processes"):
-        Ranks(0, 8).device("cuda:1")
+        Ranks(2, 8, local=2).select_device("cuda")
+    with pytest.raises(UserError, match=r"expected cuda or cpu for 8 processes, got cuda:1"):
+        Ranks(0, 8).select_device("cuda:1")

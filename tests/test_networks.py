@@ -10,7 +10,9 @@ from m3d_fast.common.errors import UserError
 from m3d_fast.networks import CONDENSING, NETWORKS, build_network, initialise
 
 
-def drawn(name: str, channels: int, size: int, classes: int = 10, seed: int = 0) -> nn.Module:
+def draw_network(
+    name: str, channels: int, size: int, classes: int = 10, seed: int = 0
+) -> nn.Module:
     network = build_network(name, channels, size, classes)
     initialise(network, torch.Generator().manual_seed(seed))
     return network
@@ -31,7 +33,7 @@ def drawn(name: str, channels: int, size: int, classes: int = 10, seed: int = 0)
     ],
 )
 def test_features_and_logits_have_the_published_sizes(name, channels, size, features) -> None:
-    network = drawn(name, channels, size, classes=7).eval()
+    network = draw_network(name, channels, size, classes=7).eval()
     images = torch.randn(2, channels, size, size)
     with torch.no_grad():
         embedded, logits = network.embed(images), network(images)
@@ -58,7 +60,7 @@ def test_resnetap10_halves_the_side_in_the_stem_and_three_stages() -> None:
 
 @pytest.mark.parametrize("name", CONDENSING)
 def test_features_do_not_depend_on_the_batch(name: str) -> None:
-    network = drawn(name, 3, 32).train()
+    network = draw_network(name, 3, 32).train()
     images = torch.randn(5, 3, 32, 32)
     with torch.no_grad():
         together = network.embed(images)
@@ -68,7 +70,7 @@ def test_features_do_not_depend_on_the_batch(name: str) -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_initialisation_is_seeded_complete_and_in_place(name: str) -> None:
-    network = drawn(name, 3, 32, seed=1)
+    network = draw_network(name, 3, 32, seed=1)
     before = {k: v.clone() for k, v in network.state_dict().items()}
     addresses = [p.data_ptr() for p in network.parameters()]
     with torch.no_grad():
@@ -83,7 +85,7 @@ def test_initialisation_is_seeded_complete_and_in_place(name: str) -> None:
 
 
 def test_convnet_weights_follow_torchs_default_law() -> None:
-    ours = drawn("convnet3", 3, 32).blocks[4]
+    ours = draw_network("convnet3", 3, 32).blocks[4]
     torchs = nn.Conv2d(128, 128, 3, padding=1)
     bound = 1 / math.sqrt(128 * 9)
     for layer in (ours, torchs):
@@ -92,14 +94,16 @@ def test_convnet_weights_follow_torchs_default_law() -> None:
 
 
 def test_resnetap_convolutions_have_variance_2_over_kernel_and_outputs() -> None:
-    network = drawn("resnetap10", 3, 32)
+    network = draw_network("resnetap10", 3, 32)
     convolution = network.blocks[4].body[0]
     expected = math.sqrt(2 / (9 * 512))
     assert abs(convolution.weight.std().item() / expected - 1) < 0.01
 
 
 def test_bad_names_and_sizes_are_explained() -> None:
-    with pytest.raises(UserError, match=r"expected one of .*convnet3.*got 'convnet'"):
+    with pytest.raises(
+        UserError, match=r"network: 'convnet' is not known; did you mean .*convnet3"
+    ):
         build_network("convnet", 3, 32, 10)
     with pytest.raises(UserError, match="size divisible by 8, got 20 px"):
         build_network("convnet3", 3, 20, 10)

@@ -14,39 +14,39 @@ from ..methods.protocol import Views
 from ..networks.arithmetic import convolutions
 from ..synthetic import decode
 from .embedding import Embedder
-from .pixel_store import Moving
+from .pixel_store import PixelState
 
 
 @dataclass
 class Buffers:
-    """What a chunk is stepped from and into; a smaller one uses the first rows.
+    """Inputs and outputs of the step of a chunk; a smaller chunk uses the first rows.
 
     Attributes:
-        moving: pixels and momentum, updated.
+        state: pixels and momentum, updated in place.
         real: uint8 ``(k, n, channels, H, W)``.
         draws: augmentation, ``(k, UNIFORMS)``.
-        shown: which decoded images are used, int64 ``(k, MAX_DECODED)``; None for all.
-        losses: ``(k,)``, written when the value is wanted.
-        finite: bool ``(k,)``, whether a class's gradient was, written.
+        selected: indices of the decoded images in use, int64 ``(k, MAX_DECODED)``; None for all.
+        losses: ``(k,)``, written if the value is requested.
+        finite: bool ``(k,)``, whether the gradient of each class is finite; written.
     """
 
-    moving: Moving
+    state: PixelState
     real: Tensor
     draws: Tensor
-    shown: Tensor | None
+    selected: Tensor | None
     losses: Tensor
     finite: Tensor
 
     @classmethod
-    def empty(
+    def allocate(
         cls, config: ResolvedConfig, classes: int, image_shape: Sequence[int], device: torch.device
     ) -> "Buffers":
-        """Room for so many classes, of black images."""
+        """Buffers for this many classes, filled with black images."""
         images = (classes, config.ipc, *image_shape)
         real = (classes, config.real_batch, *image_shape)
         some = config.decoded_per_class > MAX_DECODED
         return cls(
-            Moving(torch.zeros(images, device=device), torch.zeros(images, device=device)),
+            PixelState(torch.zeros(images, device=device), torch.zeros(images, device=device)),
             torch.zeros(real, dtype=torch.uint8, device=device),
             torch.zeros(classes, UNIFORMS, device=device),
             torch.arange(MAX_DECODED, device=device).repeat(classes, 1) if some else None,
@@ -60,8 +60,8 @@ class ChunkStep:
 
     Args:
         config: resolved settings.
-        embedder: network of the moment.
-        buffers: see there.
+        embedder: holds the network of the iteration.
+        buffers: inputs and outputs.
     """
 
     def __init__(self, config: ResolvedConfig, embedder: Embedder, buffers: Buffers) -> None:
@@ -71,26 +71,26 @@ class ChunkStep:
     def __call__(self, count: int, value: bool) -> None:
         """Update pixels and momentum; write ``finite``, and ``losses`` if ``value``."""
         config, buffers, rows = self._config, self._buffers, slice(count)
-        moving, draws = buffers.moving.rows(rows), buffers.draws[rows]
-        leaf = moving.pixels.detach().requires_grad_()
+        state, draws = buffers.state.rows(rows), buffers.draws[rows]
+        leaf = state.pixels.detach().requires_grad_()
         with convolutions(self._embedder.device, config.precision):
-            synthetic = self._shown(decode(leaf, config.factor), rows)
+            synthetic = self._select(decode(leaf, config.factor), rows)
             losses, objective = self._method(
                 self._embedder, Views(buffers.real[rows], draws), Views(synthetic, draws), value
             )
             with record_function("backward"):
                 (gradient,) = torch.autograd.grad(objective, leaf)
         with record_function("update"):
-            moving.step_(gradient, config.lr_img, config.momentum)
+            state.step_(gradient, config.lr_img, config.momentum)
             buffers.finite[rows] = gradient.isfinite().flatten(1).all(1)
             if losses is not None:
                 buffers.losses[rows] = losses
 
-    def _shown(self, images: Tensor, rows: slice) -> Tensor:
+    def _select(self, images: Tensor, rows: slice) -> Tensor:
         """The decoded images ``(k, m, ...)`` that take part in this step."""
-        if self._buffers.shown is None:
+        if self._buffers.selected is None:
             return images
         classes, count = images.shape[:2]
         first = torch.arange(0, classes * count, count, device=images.device)[:, None]
-        chosen = images.flatten(0, 1).index_select(0, (self._buffers.shown[rows] + first).flatten())
-        return chosen.unflatten(0, (classes, -1))
+        indices = (self._buffers.selected[rows] + first).flatten()
+        return images.flatten(0, 1).index_select(0, indices).unflatten(0, (classes, -1))

@@ -11,35 +11,30 @@ from ..common.errors import UserError
 log = logging.getLogger("m3d_fast")
 
 CPU_SYNTHETIC_IMAGES = 64  # decoded images per chunk on a CPU: their activations stay in its caches
-FILL = 0.85  # of the free memory, the rest is for fragments and what others take
+FILL = 0.85  # of the free memory; the rest is for fragmentation and other processes
 
 
-def equal_chunks(classes: int, limit: int) -> list[slice]:
-    """Rows of as few and as equal chunks of at most ``limit`` classes as can be."""
+def split_evenly(classes: int, limit: int) -> list[slice]:
+    """Rows of the fewest chunks of at most ``limit`` classes; sizes differ by at most one."""
     pieces = -(-classes // limit)
     bounds = [classes * piece // pieces for piece in range(pieces + 1)]
     return list(itertools.starmap(slice, itertools.pairwise(bounds)))
 
 
-def cached_classes(decoded: int) -> int:
-    """Classes of so many decoded images whose activations stay in a CPU's caches."""
-    return max(1, CPU_SYNTHETIC_IMAGES // decoded)
-
-
-def largest_fitting(peak_of: Callable[[int], int], classes: int, free: int) -> int:
+def find_largest_chunk(measure_peak: Callable[[int], int], classes: int, free: int) -> int:
     """The most classes whose step fits into ``free`` bytes, measured on one class and verified.
 
     Args:
-        peak_of: steps so many classes and returns the bytes that took at their height; may raise
+        measure_peak: steps this many classes and returns the peak of the bytes in use; may raise
             ``torch.OutOfMemoryError``.
-        classes: how many there are.
+        classes: number of classes.
         free: bytes.
 
     Raises:
-        UserError: if not even one class fits.
+        UserError: if one class alone does not fit.
     """
     try:
-        one = peak_of(1)
+        one = measure_peak(1)
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"one class does not fit into the {free / 2**30:.1f} GB of free GPU memory; "
@@ -47,13 +42,14 @@ def largest_fitting(peak_of: Callable[[int], int], classes: int, free: int) -> i
         ) from error
     chunk = max(1, min(classes, int(free * FILL) // max(1, one)))
     while chunk > 1:
-        chunk = equal_chunks(classes, chunk)[-1].stop - equal_chunks(classes, chunk)[-1].start
+        largest = split_evenly(classes, chunk)[-1]
+        chunk = largest.stop - largest.start
         try:
-            if peak_of(chunk) <= free:
+            if measure_peak(chunk) <= free:
                 break
-            reason = "takes more than is free"
+            reason = "need more than the free memory"
         except torch.OutOfMemoryError:
-            reason = "does not fit"
+            reason = "do not fit"
         smaller = max(1, chunk * 3 // 4)
         log.info("%d classes at a time %s; trying %d", chunk, reason, smaller)
         chunk = smaller

@@ -11,16 +11,16 @@ from ..common.progress import Progress
 from ..common.seeds import derived_seed
 from ..common.signals import Interrupted, stop_signals
 from ..config import CondenseConfig, ResolvedConfig
-from ..distributed import Ranks, joined_ranks
+from ..distributed import Ranks, join_ranks
 from ..loaders import RealImages, dataset_info, open_dataset
 from ..run.checkpoint import CheckpointWriter
-from ..run.folder import RunFolder, started_config
+from ..run.folder import RunFolder, resolve_resumed_config
 from ..run.pictures import save_pictures
 from ..synthetic import SyntheticSet, save_set
 from .condenser import Condenser
-from .estimate import Plan, refuse_what_cannot_fit
+from .estimate import RunEstimate, refuse_what_cannot_fit
 from .metrics import Metrics
-from .profiling import profiled
+from .profiling import profile_iterations
 
 log = logging.getLogger("m3d_fast")
 
@@ -28,40 +28,45 @@ log = logging.getLogger("m3d_fast")
 def condense(config: CondenseConfig, *, resume: bool = False) -> SyntheticSet:
     """Condense a data set into its run folder; under torchrun, each rank its share of the classes.
 
-    The last iterate is kept; no test image is touched. Progress goes to the logger ``m3d_fast``.
+    The last iterate is kept; no test image is read. Progress goes to the logger ``m3d_fast``.
 
     Args:
-        config: settings; what is not given takes the paper's value, or when resuming the run's.
-        resume: go on from the run folder's checkpoint, if there is one.
+        config: settings; None takes the paper's value, or the run's own when it is resumed.
+        resume: continue from the checkpoint of the run folder, if there is one.
 
     Returns:
         The condensed set: views of the mapped ``synthetic.safetensors``.
 
     Raises:
-        UserError, DataError: for settings or data that cannot be, a loss that is not finite, or a
-            disk that refuses.
+        UserError: for invalid settings or data, a gradient that is not finite, or a write error.
         Interrupted: after Ctrl-C or SIGTERM, with the checkpoint saved.
         RankLost: if another rank of the job is gone.
     """
-    with joined_ranks() as ranks:
-        settings = ranks.agree(lambda: started_config(config, resume=resume).resolved())
-        run = RunFolder(settings.out)
-        ranks.lead(lambda: run.check(settings, resume=resume))
-        local = replace(settings, device=ranks.agree(lambda: ranks.device(settings.device)))
-        real = ranks.first_one_then_all(lambda: _open(local, ranks))
-        classes = ranks.agree(lambda: ranks.share(real.num_classes))
-        ranks.agree(lambda: refuse_what_cannot_fit(run, local, real, classes))
-        condenser = ranks.agree(lambda: Condenser(local, real, classes))
+    with join_ranks() as ranks:
+        with ranks.together():
+            settings = resolve_resumed_config(config, resume=resume).resolved()
+            run = RunFolder(settings.out)
+            if ranks.leads:
+                run.check(settings, resume=resume)
+            local = replace(settings, device=ranks.select_device(settings.device))
+        real = ranks.leader_first(lambda: _open_training_images(local, ranks))
+        with ranks.together():
+            classes = ranks.select_classes(real.num_classes)
+            refuse_what_cannot_fit(run, local, real, classes)
+        with ranks.together():  # after every rank has checked the memory that they share
+            condenser = Condenser(local, real, classes)
         with run.lock:
-            ranks.lead(lambda: run.start(settings, resume=resume))
-            ranks.agree(run.lock.share)
-            _run_loop(condenser, run, ranks)
-            ranks.lead(lambda: _finish(condenser, run))
+            with ranks.together():
+                if ranks.leads:
+                    run.start(settings, resume=resume)
+            with ranks.together():
+                run.lock.share()
+            Condensation(condenser, run, ranks).run()
     return SyntheticSet.load(run.synthetic_file)
 
 
-def _open(config: ResolvedConfig, ranks: Ranks) -> RealImages:
-    """The training images; where their number is known before, with room for this rank's alone."""
+def _open_training_images(config: ResolvedConfig, ranks: Ranks) -> RealImages:
+    """Open the training images; if their number of classes is known, those of this rank alone."""
     known = dataset_info(config.dataset).num_classes
     real = open_dataset(
         config.dataset,
@@ -72,7 +77,7 @@ def _open(config: ResolvedConfig, ranks: Ranks) -> RealImages:
         loader=config.loader,
         cache=config.cache,
         workers=config.workers,
-        classes=None if known is None else ranks.share(known),
+        classes=None if known is None else ranks.select_classes(known),
     )
     smallest = min(real.class_sizes)
     if config.ipc > smallest:
@@ -82,121 +87,149 @@ def _open(config: ResolvedConfig, ranks: Ranks) -> RealImages:
     return real
 
 
-def _run_loop(condenser: Condenser, run: RunFolder, ranks: Ranks) -> None:
-    config, total, real = condenser.config, condenser.config.iterations, condenser.real
-    first = _restore(condenser, run, ranks)
-    images = sum(ranks.gather(condenser.images_per_step))
-    log.info(_summary(config, condenser, first, ranks))
-    metrics = Metrics(run, ranks, real.class_names, first=first, images_per_step=images)
-    plan = Plan(condenser, run, ranks, first)
-    plan.announce()
-    progress = Progress("condense", total, done=first, images_per_step=images, bar=ranks.leads)
-    writer = CheckpointWriter(
-        run.checkpoints, condenser.classes, real.num_classes, config.checkpoint_every
-    )
-    profiling = profiled(run.path, config.profile and ranks.leads)
-    with (
-        stop_signals(patient=ranks.size > 1) as stopped,
-        writer,
-        condenser,
-        metrics,
-        progress,
-        profiling as iteration_done,
-    ):
-        for iteration in range(first, total):
-            done = iteration + 1
-            # the value costs work that a gradient does not need
-            step = condenser.step(iteration, value=_shown(config, done))
-            metrics.add(step)
-            plan.observe(done, step)
-            iteration_done()
-            stop = ranks.any(stopped())
-            last = stop or done == total
-            tick = last or done % config.log_every == 0
-            if tick:
-                progress.update(done, f"loss {metrics.flush():.5f}")
-            if last or _due(writer, ranks, done, tick=tick):
-                metrics.flush()  # a state known to be bad is never saved
-                _save(condenser, writer, run, ranks, done)
-            if stop and done < total:
-                ranks.agree(writer.wait)
-                raise Interrupted(
-                    f"interrupted after iteration {done}, checkpoint saved; go on with: "
-                    f"python -m m3d_fast.condense --out {run.path} --resume"
-                )
-        ranks.agree(writer.wait)
+class Condensation:
+    """A run in its folder, from the first iteration or its checkpoint to the condensed set.
 
+    Args:
+        condenser: of this rank's classes.
+        run: the run folder, locked.
+        ranks: those of the job.
+    """
 
-def _shown(config: ResolvedConfig, done: int) -> bool:
-    """Whether a line of metrics is written after so many iterations, come what may."""
-    every = config.checkpoint_every
-    return (
-        done % config.log_every == 0
-        or done == config.iterations
-        or (every is not None and done % every == 0)
-    )
+    def __init__(self, condenser: Condenser, run: RunFolder, ranks: Ranks) -> None:
+        self._condenser, self._run, self._ranks = condenser, run, ranks
+        self._config, real = condenser.config, condenser.real
+        self._first = self._restore()
+        self._images = sum(ranks.gather(condenser.images_per_step))
+        self._metrics = Metrics(
+            run, ranks, real.class_names, first=self._first, images_per_step=self._images
+        )
+        self._estimate = RunEstimate(condenser, run, ranks, self._first)
+        self._writer = CheckpointWriter(
+            run.checkpoints, condenser.classes, real.num_classes, self._config.checkpoint_every
+        )
 
+    def run(self) -> None:
+        """Take the remaining iterations and write the condensed set; errors as :func:`condense`."""
+        config, ranks, total = self._config, self._ranks, self._config.iterations
+        log.info("%s", self._describe())
+        self._estimate.announce()
+        progress = Progress(
+            "condense", total, done=self._first, images_per_step=self._images, bar=ranks.leads
+        )
+        profiling = profile_iterations(self._run.path, config.profile and ranks.leads)
+        with (
+            stop_signals(patient=ranks.size > 1) as stop_requested,
+            self._writer,
+            self._condenser,
+            self._metrics,
+            progress,
+            profiling as end_iteration,
+        ):
+            for done in range(self._first + 1, total + 1):
+                self._iterate(done)
+                end_iteration()
+                stop = ranks.any(stop_requested())
+                last = stop or done == total
+                log_due = last or done % config.log_every == 0
+                if log_due:
+                    progress.update(done, f"loss {self._metrics.flush():.5f}")
+                if last or self._is_checkpoint_due(done, log_due):
+                    self._save(done)
+                if stop and done < total:
+                    self._finish_checkpoint()
+                    raise Interrupted(
+                        f"interrupted after iteration {done}, checkpoint saved; resume with: "
+                        f"python -m m3d_fast.condense --out {self._run.path} --resume"
+                    )
+            self._finish_checkpoint()
+        with ranks.together():
+            if ranks.leads:
+                self._write_condensed_set()
 
-def _due(writer: CheckpointWriter, ranks: Ranks, done: int, *, tick: bool) -> bool:
-    """Whether all ranks save now: asked every iteration, so it talks only where it must."""
-    if writer.every is not None:
-        return done % writer.every == 0
-    return tick and not ranks.any(not ranks.agree(writer.is_time))
+    def _iterate(self, done: int) -> None:
+        """Take the iteration after which ``done`` are complete."""
+        # a checkpoint writes a line of metrics too; elsewhere the value costs work that the
+        # gradient does not need
+        every = (self._config.log_every, self._config.checkpoint_every)
+        value = done == self._config.iterations or any(n and done % n == 0 for n in every)
+        result = self._condenser.step(done - 1, value=value)
+        self._metrics.add(result)
+        self._estimate.observe(done, result)
 
+    def _is_checkpoint_due(self, done: int, log_due: bool) -> bool:
+        """Whether all ranks save now; without a fixed interval, they agree when a line is due."""
+        if self._writer.every is not None:
+            return done % self._writer.every == 0
+        if not log_due:
+            return False
+        with self._ranks.together():
+            due = self._writer.is_due()
+        return not self._ranks.any(not due)
 
-def _save(
-    condenser: Condenser, writer: CheckpointWriter, run: RunFolder, ranks: Ranks, done: int
-) -> None:
-    ranks.agree(writer.wait)
-    # now that every shard of the last checkpoint is written, the one before it can go
-    ranks.lead(run.checkpoints.tidy)
-    ranks.agree(lambda: writer.save(condenser.state(), done))
+    def _save(self, done: int) -> None:
+        self._metrics.flush()  # raises for a gradient that is not finite: such a state is not saved
+        self._finish_checkpoint()
+        # all shards of the last checkpoint are written, so the one before it can go
+        self._remove_old_checkpoints()
+        with self._ranks.together():
+            self._writer.save(self._condenser.state(), done)
 
+    def _finish_checkpoint(self) -> None:
+        with self._ranks.together():
+            self._writer.wait()
 
-def _restore(condenser: Condenser, run: RunFolder, ranks: Ranks) -> int:
-    """Load the run's checkpoint, if any; returns the iterations done."""
-    ranks.lead(run.checkpoints.tidy)  # shards of a checkpoint that was never completed
-    checkpoint = ranks.agree(lambda: run.checkpoints.load(condenser.classes))
-    iteration = 0
-    if checkpoint is not None:
-        tensors, iteration = checkpoint
-        ranks.agree(lambda: condenser.load_state(tensors))
-        log.info("resumed after iteration %d from %s", iteration, run.path)
-    ranks.lead(lambda: run.rewind_metrics(iteration))
-    return iteration
+    def _remove_old_checkpoints(self) -> None:
+        with self._ranks.together():
+            if self._ranks.leads:
+                self._run.checkpoints.remove_old()
 
+    def _restore(self) -> int:
+        """Load the run's checkpoint, if there is one; returns the number of complete iterations."""
+        self._remove_old_checkpoints()  # and shards of one that was never complete
+        iteration = 0
+        with self._ranks.together():
+            checkpoint = self._run.checkpoints.load(self._condenser.classes)
+            if checkpoint is not None:
+                tensors, iteration = checkpoint
+                self._condenser.load_state(tensors)
+                log.info("resumed after iteration %d from %s", iteration, self._run.path)
+        with self._ranks.together():
+            if self._ranks.leads:
+                self._run.rewind_metrics(iteration)
+        return iteration
 
-def _finish(condenser: Condenser, run: RunFolder) -> None:
-    """Write the condensed set from the last checkpoint, streamed, and its pictures."""
-    config, real = condenser.config, condenser.real
-    run.checkpoints.tidy()
-    described = SyntheticSet(
-        images=torch.empty(0),
-        labels=torch.arange(real.num_classes).repeat_interleave(config.ipc),
-        class_names=real.class_names,
-        factor=config.factor,
-        mean=real.mean,
-        std=real.std,
-        info={
-            "dataset": config.dataset,
-            "method": config.method,
-            "iterations": config.iterations,
-            "seed": config.seed,
-            "version": __version__,
-        },
-    )
-    shards = [pixels.flatten(0, 1) for pixels in run.checkpoints.pixels()]
-    save_set(run.synthetic_file, described, shards)
-    grid, *_ = save_pictures(SyntheticSet.load(run.synthetic_file), run.path)
-    log.info("condensed set: %s, picture: %s", run.synthetic_file, grid)
+    def _write_condensed_set(self) -> None:
+        """Write the condensed set from the shards of the last checkpoint, and its pictures."""
+        config, real, run = self._config, self._condenser.real, self._run
+        run.checkpoints.remove_old()
+        save_set(
+            run.synthetic_file,
+            [pixels.flatten(0, 1) for pixels in run.checkpoints.read_pixels()],
+            torch.arange(real.num_classes).repeat_interleave(config.ipc),
+            class_names=real.class_names,
+            factor=config.factor,
+            mean=real.mean,
+            std=real.std,
+            info={
+                "dataset": config.dataset,
+                "method": config.method,
+                "iterations": config.iterations,
+                "seed": config.seed,
+                "version": __version__,
+            },
+        )
+        grid, *_ = save_pictures(SyntheticSet.load(run.synthetic_file), run.path)
+        log.info("condensed set: %s, picture: %s", run.synthetic_file, grid)
 
-
-def _summary(config: ResolvedConfig, condenser: Condenser, first: int, ranks: Ranks) -> str:
-    compiled = "compiled" if config.compile else "eager"
-    shared = f", {ranks.size} ranks" if ranks.size > 1 else ""
-    return (
-        f"{config.method} on {config.dataset}: {condenser.real.num_classes} classes x {config.ipc} "
-        f"images of {config.size} px, factor {config.factor}, iterations {first} to "
-        f"{config.iterations}, {config.network} {config.precision} {compiled} on {config.device}"
-        f"{shared}, {max(map(len, condenser.chunks))} classes at a time, run folder {config.out}"
-    )
+    def _describe(self) -> str:
+        config, condenser, ranks = self._config, self._condenser, self._ranks
+        arithmetic = f"{config.precision} {'compiled' if config.compile else 'eager'}"
+        job = f", {ranks.size} ranks" if ranks.size > 1 else ""
+        return (
+            f"{config.method} on {config.dataset}: {condenser.real.num_classes} classes x "
+            f"{config.ipc} images of {config.size} px, factor {config.factor}, iterations "
+            f"{self._first} to {config.iterations}, {config.network} {arithmetic} on "
+            f"{config.device}{job}, {max(map(len, condenser.chunks))} classes at a time, "
+            f"run folder {config.out}"
+        )

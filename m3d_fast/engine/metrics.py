@@ -1,4 +1,4 @@
-"""What a run goes through: kept on the device, checked, written every few iterations."""
+"""Metrics of a run: kept on the device, checked, written every few iterations."""
 
 import json
 import logging
@@ -13,7 +13,7 @@ from torch import Tensor
 from ..common.errors import UserError
 from ..distributed import Ranks
 from ..run.folder import RunFolder
-from .condenser import Step
+from .condenser import IterationResult
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -22,13 +22,13 @@ log = logging.getLogger("m3d_fast")
 
 
 class Metrics:
-    """Collects what iterations leave behind and writes ``metrics.jsonl`` and TensorBoard events.
+    """Collects results of iterations, writes ``metrics.jsonl`` and TensorBoard events.
 
     Args:
-        run: where to.
+        run: the run folder.
         ranks: those of the job; the first one writes for all.
-        class_names: to name the class whose gradient is not finite.
-        first: iterations done before.
+        class_names: for the message about a gradient that is not finite.
+        first: iterations already done.
         images_per_step: real and synthetic images per iteration, of all ranks.
     """
 
@@ -43,40 +43,41 @@ class Metrics:
     ) -> None:
         self._run, self._ranks, self._class_names, self._done = run, ranks, class_names, first
         self._images_per_step = images_per_step
-        self._pending: list[Step] = []  # one per iteration, on the device
-        self._last = float("nan")
+        self._pending: list[IterationResult] = []  # on the device
+        self._last_loss = float("nan")
         self._clock = time.monotonic()
-        # events after a checkpoint are superseded when the run goes on from it
-        self._events = _events(run.path / "tensorboard", first + 1) if ranks.leads else None
+        # a resumed run writes the events after its checkpoint again
+        self._events = _open_events(run.path / "tensorboard", first + 1) if ranks.leads else None
 
-    def add(self, step: Step) -> None:
-        """Note the next iteration; does not wait for the device."""
-        self._pending.append(step)
+    def add(self, result: IterationResult) -> None:
+        """Add the next iteration; does not wait for the device."""
+        self._pending.append(result)
 
     def flush(self) -> float:
-        """Write what is pending; returns the last mean loss over the classes of all ranks.
+        """Write the results added since; returns the last mean loss over the classes of all ranks.
 
         Raises:
-            UserError: if a gradient is not finite, or the disk refuses.
+            UserError: if a gradient is not finite, or a write fails.
         """
         if not self._pending:
-            return self._last
-        steps, self._pending = self._pending, []
-        known = [step.losses for step in steps if step.losses is not None][-1:]
+            return self._last_loss
+        results, self._pending = self._pending, []
+        known = [result.losses for result in results if result.losses is not None][-1:]
         own = (
-            torch.stack([step.finite for step in steps]).cpu(),  # (iterations, C)
+            torch.stack([result.finite for result in results]).cpu(),  # (iterations, C)
             known[0].cpu().tolist() if known else [],
-            sum(step.loader_seconds for step in steps),
+            sum(result.loader_seconds for result in results),
         )
         finite, losses, waited = zip(*self._ranks.gather(own), strict=True)
-        self._check(torch.cat(finite, 1))
-        self._done += len(steps)
+        self._check_finite(torch.cat(finite, 1))
+        self._done += len(results)
         values = [loss for share in losses for loss in share]
         if values:
-            self._last = sum(values) / len(values)
-        shown = self._last if values else None
-        self._ranks.lead(lambda: self._write(len(steps), shown, max(waited)))
-        return self._last
+            self._last_loss = sum(values) / len(values)
+        with self._ranks.together():
+            if self._ranks.leads:
+                self._write(len(results), self._last_loss if values else None, max(waited))
+        return self._last_loss
 
     def _write(self, iterations: int, loss: float | None, waited: float) -> None:
         now = time.monotonic()
@@ -84,13 +85,13 @@ class Metrics:
         rate = iterations / seconds
         record = {
             "iteration": self._done,
-            "loss": loss,  # of the last iteration whose value was wanted; None if none was
-            "seconds": seconds,  # since the line before, as what follows
+            "loss": loss,  # of the last iteration that computed it; None if none did
+            "seconds": seconds,  # since the previous line; the rates below are over this time
             "images_per_second": rate * self._images_per_step,
-            "loader_wait": waited / seconds,  # share of the time, of the rank that waited most
+            "loader_wait": waited / seconds,  # share of the time, on the rank that waited longest
         }
         assert self._events is not None
-        with self._run.writable():
+        with self._run.report_write_errors():
             with self._run.metrics_file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
             for name in ("loss", "images_per_second", "loader_wait"):
@@ -98,15 +99,15 @@ class Metrics:
                     self._events.add_scalar(name, record[name], self._done)
             self._events.add_scalar("iterations_per_second", rate, self._done)
 
-    def _check(self, finite: Tensor) -> None:
+    def _check_finite(self, finite: Tensor) -> None:
         bad = (~finite).nonzero()
         if len(bad) == 0:
             return
         row, label = bad[0].tolist()
+        kept = self._run.checkpoints.describe_resume_point()
         raise UserError(
             f"the gradient of class {label} ({self._class_names[label]}) became infinite or NaN "
-            f"at iteration {self._done + row + 1}; "
-            f"{self._run.checkpoints.kept()}; try a lower --lr-img or --precision fp32"
+            f"at iteration {self._done + row + 1}; {kept}; try a lower --lr-img or --precision fp32"
         )
 
     def __enter__(self) -> "Metrics":
@@ -116,15 +117,15 @@ class Metrics:
         if self._events is None:
             return
         try:
-            with self._run.writable():
+            with self._run.report_write_errors():
                 self._events.close()
-        except UserError as unwritten:
+        except UserError as write_error:
             if error is None:
                 raise
-            log.warning("%s", unwritten)  # something else ended the run before
+            log.warning("%s", write_error)  # the error that ended the run is raised
 
 
-def _events(folder: Path, purge_step: int) -> "SummaryWriter":
+def _open_events(folder: Path, purge_step: int) -> "SummaryWriter":
     from torch.utils.tensorboard import SummaryWriter  # slow to import
 
     return SummaryWriter(str(folder), purge_step=purge_step)

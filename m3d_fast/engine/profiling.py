@@ -1,4 +1,4 @@
-"""Where the time of an iteration goes: ``--profile``."""
+"""How the time of an iteration is spent: ``--profile``."""
 
 import contextlib
 import logging
@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile, schedule
 
 log = logging.getLogger("m3d_fast")
 
-# named by record_function where the work is queued; compiled, the augmentation is in the networks
+# named by record_function where the work is queued; compiled, augmentation is part of the networks
 RANGES = (
     "loader wait",
     "copy",
@@ -21,16 +21,16 @@ RANGES = (
     "backward",
     "update",
 )
-COLD, WARM_UP, ACTIVE = 3, 1, 3  # iterations: passed over, discarded, recorded
+COLD, WARM_UP, ACTIVE = 3, 1, 3  # iterations: skipped, discarded, recorded
 
 
 @contextlib.contextmanager
-def profiled(folder: Path, wanted: bool) -> Iterator[Callable[[], None]]:
-    """Record a few warm iterations; call what is yielded after each.
+def profile_iterations(folder: Path, enabled: bool) -> Iterator[Callable[[], None]]:
+    """Record a few warm iterations; yield a function to call after each iteration.
 
     Writes ``trace.json`` (for chrome://tracing or Perfetto) and ``profile.txt`` into ``folder``.
     """
-    if not wanted:
+    if not enabled:
         yield lambda: None
         return
     activities = [ProfilerActivity.CPU]
@@ -40,18 +40,18 @@ def profiled(folder: Path, wanted: bool) -> Iterator[Callable[[], None]]:
 
     def write(record: profile) -> None:
         record.export_chrome_trace(str(folder / "trace.json"))
-        (folder / "profile.txt").write_text(table(record), encoding="utf-8")
+        (folder / "profile.txt").write_text(_format_table(record), encoding="utf-8")
         log.info("profile: %s, trace: %s", folder / "profile.txt", folder / "trace.json")
 
-    plan = schedule(wait=COLD, warmup=WARM_UP, active=ACTIVE, repeat=1)
-    with profile(activities=activities, schedule=plan, on_trace_ready=write) as record:
+    phases = schedule(wait=COLD, warmup=WARM_UP, active=ACTIVE, repeat=1)
+    with profile(activities=activities, schedule=phases, on_trace_ready=write) as record:
         yield record.step
     if not (folder / "profile.txt").exists():
         log.warning("no profile: the run ended before iteration %d", COLD + WARM_UP + ACTIVE)
 
 
-def table(record: profile) -> str:
-    """Milliseconds per iteration of every range, and the operators that take most."""
+def _format_table(record: profile) -> str:
+    """Milliseconds per iteration of every range, and the most expensive operators."""
     events = {event.key: event for event in record.key_averages()}
     lines = [f"{'range':<18} {'calls':>6} {'host ms':>10} {'GPU ms':>10}   per iteration"]
     for name in RANGES:

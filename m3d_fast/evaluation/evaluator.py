@@ -1,12 +1,12 @@
 """Evaluate a condensed set: train networks on it and on baselines, test them on real images.
 
-It is IDC's protocol (arXiv 2205.14959, used by M3D). Test images are touched here and nowhere else.
+The protocol is IDC's (arXiv 2205.14959), which M3D uses. Only this module reads test images.
 """
 
 import hashlib
 import time
 from dataclasses import asdict, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ from ..common.errors import UserError
 from ..common.hardware import PRECISIONS, compile_pays, default_precision, resolve_device
 from ..common.progress import Progress
 from ..common.seeds import generator
-from ..distributed import Ranks, joined_ranks
+from ..distributed import Ranks, join_ranks
 from ..loaders import CACHES, LOADERS, RealImages, open_dataset
 from ..networks import build_network, check_network
 from ..presets import Protocol, protocol_for
-from ..run.folder import RunFolder, environment
+from ..run.environment import describe_environment
+from ..run.folder import RunFolder
 from ..synthetic import StoredImages, SyntheticSet
 from .config import BASELINES, EvaluateConfig
 from .results import Outcome, Results, Task
@@ -35,48 +36,64 @@ SELECTION = "last iterate; no test image was seen before this evaluation"
 def evaluate(run: str | Path, config: EvaluateConfig | None = None) -> dict[str, Any]:
     """Train networks on the run's condensed set, its initialisation and baselines; test them.
 
-    ``evaluation.json`` in the run folder is brought up to date after every network; networks it
-    already holds, under the same protocol, are not trained again. Under torchrun each rank trains
-    some of the networks; the results are those of one process.
+    ``evaluation.json`` in the run folder is written after every network; networks that it already
+    holds, under the same protocol, are not trained again. Under torchrun each rank trains some of
+    the networks; the results are those of one process.
 
     Args:
         run: the run folder.
-        config: settings; what is None takes the published protocol's value.
+        config: settings; None takes the published protocol's value.
 
     Returns:
-        The content of ``evaluation.json``: accuracies are fractions of 1, ``std`` is the sample
+        The content of ``evaluation.json``: accuracies as fractions of 1, ``std`` as the sample
         standard deviation over networks (None for one).
 
     Raises:
-        UserError, DataError: for settings, files or data that cannot be.
+        UserError: for invalid settings, files or data.
         RankLost: if another rank of the job is gone.
     """
     folder = RunFolder(run)
-    with joined_ranks() as ranks, folder.lock:
-        ranks.agree(folder.load_config)  # is it a run folder?
-        ranks.lead(folder.lock.probe)
+    with join_ranks() as ranks, folder.lock:
+        with ranks.together():
+            folder.load_config()  # raises where it is no run folder
+            if ranks.leads:
+                folder.lock.check_free()
         settings = config or EvaluateConfig()
-        # the first rank may have to pack the test images for the others
-        evaluation = ranks.first_one_then_all(lambda: _Evaluation(folder, settings, ranks))
-        ranks.lead(folder.lock.acquire)  # only now: a mistake leaves the folder as it was
-        ranks.first_one_then_all(lambda: evaluation.results)
-        evaluation.complete()
-    return evaluation.results.content
+        # the first rank may pack the test images for the others
+        evaluation = ranks.leader_first(lambda: Evaluation(folder, settings, ranks))
+        with ranks.together():
+            if ranks.leads:  # only now: invalid input leaves the folder unchanged
+                folder.lock.acquire()
+        with ranks.together():
+            results = Results(folder.evaluation_file, evaluation.describe())
+        evaluation.complete(results)
+    return results.content
 
 
-class _Evaluation:
+class Evaluation:
+    """Trains and tests the networks of one evaluation.
+
+    Args:
+        run: folder of a finished condensation.
+        config: settings; None takes the published protocol's value.
+        ranks: those of the job.
+
+    Raises:
+        UserError: for invalid settings, files or data.
+    """
+
     def __init__(self, run: RunFolder, config: EvaluateConfig, ranks: Ranks) -> None:
         self.run, self.config, self.ranks = run, config, ranks
         self.settings = run.load_config()
         self.synthetic = SyntheticSet.load(run.synthetic_file)
-        self.networks = _names(config.networks or self.settings.network)
-        baselines = _names(config.baselines)
+        self.networks = _split_names(config.networks or self.settings.network)
+        baselines = _split_names(config.baselines)
         for name in baselines:
             check_name("baselines", name, BASELINES)
         for name in self.networks:
             check_network(name)
         self.methods = (*baselines, "initial", self.settings.method)
-        self.device = torch.device(ranks.device(resolve_device(config.device)))
+        self.device = torch.device(ranks.select_device(resolve_device(config.device)))
         self.precision = config.precision or default_precision(str(self.device))
         check_name("precision", self.precision, PRECISIONS)
         check_name("loader", config.loader or self.settings.loader, LOADERS)
@@ -84,23 +101,18 @@ class _Evaluation:
         if config.workers is not None:
             check_positive("workers", config.workers)
         self.size = self.synthetic.images.shape[-1]
-        self.protocol = self._protocol()
+        self.protocol = self._choose_protocol()
         self.test = self._open("test")
-        self._check_data()
+        self._check_classes()
         self._trainers: dict[str, Trainer] = {}
         self._sets = TrainingSets(self.settings, self.synthetic, lambda: self.train, config.seed)
 
     @cached_property
-    def results(self) -> Results:
-        """What the run's evaluation holds; asked for once the folder's lock is held."""
-        return Results(self.run.evaluation_file, self._described())
-
-    @cached_property
     def train(self) -> RealImages:
-        """Training images: baselines and the initialisation need them, the condensed set not."""
+        """Training images, for the baselines and the initialisation; opened when first used."""
         return self._open("train")
 
-    def _protocol(self) -> Protocol:
+    def _choose_protocol(self) -> Protocol:
         decoded = self.synthetic.ipc * self.synthetic.factor**2
         protocol = protocol_for(
             self.settings.dataset, self.size, decoded, self.synthetic.num_classes
@@ -126,7 +138,7 @@ class _Evaluation:
             workers=config.workers or run.workers,
         )
 
-    def _check_data(self) -> None:
+    def _check_classes(self) -> None:
         condensed, real = tuple(self.synthetic.class_names), self.test.class_names
         if real != condensed:
             raise UserError(
@@ -135,7 +147,8 @@ class _Evaluation:
                 f"give the --data-root the set was condensed from"
             )
 
-    def _described(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
+        """The content of ``evaluation.json``, without results."""
         with self.run.synthetic_file.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         protocol = asdict(self.protocol) | {"seed": self.config.seed, "precision": self.precision}
@@ -151,43 +164,44 @@ class _Evaluation:
             "condensation_seconds": self.run.condensation_seconds(),
             "test_images": sum(self.test.class_sizes),
             "synthetic_sha256": digest,
-            "environment": environment(),
+            "environment": describe_environment(),
         }
 
-    def complete(self) -> None:
-        """Train the networks that are still missing, one per rank at a time."""
-        ranks, results = self.ranks, self.results
-        ranks.lead(results.set_other_aside)
-        missing = results.missing(self.methods, self.networks, self.protocol.repeats)
+    def complete(self, results: Results) -> None:
+        """Add the networks that are missing in ``results``, one per rank at a time."""
+        ranks = self.ranks
+        with ranks.together():
+            if ranks.leads:
+                results.set_outdated_aside()
+        missing = results.find_missing(self.methods, self.networks, self.protocol.repeats)
         if any(task.method != self.settings.method for task in missing):
-            ranks.first_one_then_all(lambda: self.train)
+            ranks.leader_first(lambda: self.train)
         for start in range(0, len(missing), ranks.size):
-            own = missing[start : start + ranks.size][ranks.rank :][:1]
-            trained = ranks.agree(partial(self._train, own))
+            own = missing[start : start + ranks.size][ranks.rank :][:1]  # none for ranks left over
+            with ranks.together():
+                trained = [self._run_task(task) for task in own]
             outcomes = [outcome for part in ranks.gather(trained) for outcome in part]
             for outcome in outcomes:
-                results.note(outcome)
-            ranks.lead(results.save)
+                results.add(outcome)
+            with ranks.together():
+                if ranks.leads:
+                    results.save()
             results.log_completed(outcomes, self.protocol.repeats)
 
-    def _train(self, tasks: list[Task]) -> list[Outcome]:
-        outcomes = []
-        for task in tasks:
-            start = time.perf_counter()
-            trainer = self._trainer(task.network)
-            images, labels = self._sets.get(task, trainer)
-            name = f"{task.method} {task.network}"
-            accuracy = self._accuracy(trainer, images, labels, name, task.repeat)
-            outcomes.append(Outcome(task, accuracy, time.perf_counter() - start, len(images)))
-        return outcomes
+    def _run_task(self, task: Task) -> Outcome:
+        start = time.perf_counter()
+        trainer = self._get_trainer(task.network)
+        images, labels = self._sets.get(task, trainer)
+        accuracy = self._measure_accuracy(trainer, images, labels, task)
+        return Outcome(task, accuracy, time.perf_counter() - start, len(images))
 
-    def _trainer(self, name: str) -> Trainer:
+    def _get_trainer(self, name: str) -> Trainer:
         if name not in self._trainers:
             channels, classes = self.synthetic.images.shape[1], self.synthetic.num_classes
             compile = self.config.compile
             if compile is None:
                 compile = compile_pays(
-                    self.protocol.repeats * self._images_per_network(), self.size
+                    self.protocol.repeats * self._count_images_per_network(), self.size
                 )
             self._trainers[name] = Trainer(
                 build_network(name, channels, self.size, classes),
@@ -200,14 +214,15 @@ class _Evaluation:
             )
         return self._trainers[name]
 
-    def _images_per_network(self) -> int:
+    def _count_images_per_network(self) -> int:
         decoded = len(self.synthetic.images) * self.synthetic.factor**2
         return decoded * self.protocol.epochs + sum(self.test.class_sizes)
 
-    def _accuracy(
-        self, trainer: Trainer, images: StoredImages, labels: Tensor, name: str, repeat: int
+    def _measure_accuracy(
+        self, trainer: Trainer, images: StoredImages, labels: Tensor, task: Task
     ) -> float:
-        seed, epochs = self.config.seed, self.protocol.epochs
+        seed, epochs, repeat = self.config.seed, self.protocol.epochs, task.repeat
+        name = f"{task.method} {task.network}"
         with Progress(name, epochs, images_per_step=len(images), bar=self.ranks.leads) as progress:
             trainer.fit(
                 images,
@@ -216,8 +231,8 @@ class _Evaluation:
                 stream=generator(seed, "evaluation-training", 0, repeat, device=self.device),
                 on_epoch=lambda epoch, loss: progress.update(epoch),
             )
-        return trainer.accuracy(self.test)
+        return trainer.measure_accuracy(self.test)
 
 
-def _names(joined: str) -> tuple[str, ...]:
+def _split_names(joined: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in joined.split(",") if name.strip())

@@ -1,4 +1,4 @@
-"""What ``evaluation.json`` holds: protocol, and the accuracies of every method and network."""
+"""The content of ``evaluation.json``: protocol, and accuracies of every method and network."""
 
 import logging
 import statistics
@@ -23,7 +23,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came out of a task: accuracy as a fraction of 1, seconds, size of the training set."""
+    """The result of a task: accuracy as a fraction of 1, seconds, size of the training set."""
 
     task: Task
     accuracy: float
@@ -32,48 +32,48 @@ class Outcome:
 
 
 class Results:
-    """The results of an evaluation, and of an earlier one under the same protocol.
+    """The results of an evaluation, including an earlier one under the same protocol.
 
     Args:
-        file: ``evaluation.json``; read, not yet written.
-        content: what the file holds, without results.
+        file: ``evaluation.json``, which need not exist; read here, written by :meth:`save`.
+        content: of the file, without results.
     """
 
     def __init__(self, file: Path, content: dict[str, Any]) -> None:
         self.file, self.content = file, content | {"results": []}
-        self._other = False  # whether the file is another protocol's, or another set's
+        self._outdated = False  # whether the file is of another protocol or condensed set
         if file.exists():
             before = read_json(file)
             same = all(before.get(k) == content[k] for k in ("protocol", "synthetic_sha256"))
-            self._other = not same
+            self._outdated = not same
             if same:
                 self.content["results"] = before["results"]
 
-    def set_other_aside(self) -> None:
-        """Rename the file of an evaluation under another protocol."""
-        if self._other:
+    def set_outdated_aside(self) -> None:
+        """Rename the file if it is of another protocol or condensed set."""
+        if self._outdated:
             names = (f"{self.file.stem}-{n}{self.file.suffix}" for n in count(1))
             kept = next(p for p in map(self.file.with_name, names) if not p.exists())
             self.file.rename(kept)
             log.info("an evaluation under another protocol is kept as %s", kept)
 
-    def missing(
+    def find_missing(
         self, methods: tuple[str, ...], networks: tuple[str, ...], repeats: int
     ) -> list[Task]:
-        """The networks still to train, those of a method and network in their order."""
-        found = {(r["method"], r["network"]): len(r["accuracies"]) for r in self.content["results"]}
+        """The networks still to train, by method, network and repeat."""
+        done = {(r["method"], r["network"]): len(r["accuracies"]) for r in self.content["results"]}
         return [
             Task(method, network, repeat)
             for method in methods
             for network in networks
-            for repeat in range(found.get((method, network), 0), repeats)
+            for repeat in range(done.get((method, network), 0), repeats)
         ]
 
-    def note(self, outcome: Outcome) -> None:
-        """Add one network."""
-        result = self._result(outcome.task)
+    def add(self, outcome: Outcome) -> None:
+        """Add the accuracy of one network."""
+        result = self._find_or_add(outcome.task)
         accuracies: list[float] = result["accuracies"]
-        assert len(accuracies) == outcome.task.repeat, "repeats come in their order"
+        assert len(accuracies) == outcome.task.repeat, "repeats are added in order"
         accuracies.append(outcome.accuracy)
         result["mean"] = statistics.fmean(accuracies)
         result["std"] = statistics.stdev(accuracies) if len(accuracies) > 1 else None
@@ -81,17 +81,17 @@ class Results:
         result["training_images"] = outcome.training_images
 
     def save(self) -> None:
-        """Bring the file up to date."""
+        """Write the file."""
         write_json(self.file, self.content)
 
     def log_completed(self, outcomes: list[Outcome], repeats: int) -> None:
-        """Say what is complete with these networks."""
+        """Log the accuracy of every method and network that these outcomes complete."""
         for task in (outcome.task for outcome in outcomes):
             if task.repeat == repeats - 1:
-                accuracy = _percent(self._result(task))
+                accuracy = _format_percent(self._find_or_add(task))
                 log.info("%s, %s: test accuracy %s %%", task.method, task.network, accuracy)
 
-    def _result(self, task: Task) -> dict[str, Any]:
+    def _find_or_add(self, task: Task) -> dict[str, Any]:
         for result in self.content["results"]:
             if (result["method"], result["network"]) == (task.method, task.network):
                 return result
@@ -109,7 +109,7 @@ def table(content: dict[str, Any]) -> str:
             (
                 result["method"],
                 result["network"],
-                _percent(result),
+                _format_percent(result),
                 str(len(result["accuracies"])),
                 f"{content['condensation_seconds']:.0f}" if condensed else "",
                 f"{result['seconds']:.0f}",
@@ -122,6 +122,6 @@ def table(content: dict[str, Any]) -> str:
     return "\n".join([lines[0], "  ".join("-" * w for w in widths), *lines[1:]])
 
 
-def _percent(result: dict[str, Any]) -> str:
+def _format_percent(result: dict[str, Any]) -> str:
     spread = "" if result["std"] is None else f" +- {100 * result['std']:.2f}"
     return f"{100 * result['mean']:.2f}{spread}"

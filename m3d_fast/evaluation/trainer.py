@@ -1,4 +1,4 @@
-"""Train a network on a small set and test it: the evaluation's inner loop."""
+"""The inner loop of an evaluation: train a network on a small set and test it."""
 
 from collections.abc import Callable, Sequence
 from typing import cast
@@ -18,10 +18,10 @@ TEST_PIECE = 512  # test images per forward on a GPU
 
 
 class Trainer:
-    """Trains one network again and again from new initialisations.
+    """Trains one network repeatedly, each time from a new initialisation.
 
     Args:
-        network: returns logits; drawn anew, in place, by :meth:`fit`.
+        network: returns logits; :meth:`fit` initialises it in place.
         protocol: optimiser, schedule and augmentation.
         mean, std: per channel, pixels in [0, 1].
         device: where to train.
@@ -63,14 +63,14 @@ class Trainer:
         stream: torch.Generator,
         on_epoch: Callable[[int, Tensor], None],
     ) -> None:
-        """Train from a new initialisation.
+        """Train the network from a new initialisation.
 
         Args:
-            images: ``(n, C, H, W)`` float in [0, 1] on the device, or what gives them by batches.
+            images: ``(n, C, H, W)`` float in [0, 1] on the device, or stored ones.
             labels: ``(n,)`` int64 on the device.
             initial: draws the parameters.
-            stream: draws order, augmentation and mixing.
-            on_epoch: called with the epochs done and the last loss, a tensor.
+            stream: draws order, augmentation and CutMix.
+            on_epoch: called with the number of epochs done and the last loss, a tensor.
         """
         protocol = self.protocol
         initialise(self.network, initial)
@@ -95,40 +95,40 @@ class Trainer:
 
     def _loss(self, images: Tensor, labels: Tensor, stream: torch.Generator) -> Tensor:
         if self._imagenet:
-            images = self._normalised(augment_imagenet(images, stream))
+            images = self._normalise(augment_imagenet(images, stream))
         else:
             draws = draw(len(images), stream)
-            images = augment(self._normalised(images)[:, None], draws, self._operations)[:, 0]
+            images = augment(self._normalise(images)[:, None], draws, self._operations)[:, 0]
         images, pasted, kept = cutmix(images, labels, self.protocol.cutmix, stream)
-        logits = self._logits(images)
+        logits = self._compute_logits(images)
         loss = kept * F.cross_entropy(logits, labels)
         return loss + (1 - kept) * F.cross_entropy(logits, pasted)
 
-    def _normalised(self, images: Tensor) -> Tensor:
+    def _normalise(self, images: Tensor) -> Tensor:
         return (images - self._mean) / self._std
 
-    def _logits(self, images: Tensor) -> Tensor:
+    def _compute_logits(self, images: Tensor) -> Tensor:
         with autocast(self.device, self.precision):
             return self._forward(images.contiguous(memory_format=self._layout)).float()
 
     def embed(self, images: Tensor) -> Tensor:
-        """Features of uint8 images, ``(B, C, H, W)`` to ``(B, D)``, evaluation mode."""
+        """Features ``(B, D)`` of uint8 images ``(B, C, H, W)``, in evaluation mode."""
         self.network.eval()
         with torch.no_grad(), autocast(self.device, self.precision):
-            features = self._embed(self._normalised(images.float() / 255))
+            features = self._embed(self._normalise(images.float() / 255))
         return features.float()
 
     @torch.no_grad()
-    def accuracy(self, test: RealImages) -> float:
-        """Share of test images classified right, a fraction of 1."""
+    def measure_accuracy(self, test: RealImages) -> float:
+        """Share of the test images that are classified correctly, a fraction of 1."""
         self.network.eval()
         piece = CPU_PIECE if self.device.type == "cpu" else TEST_PIECE
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         for images, labels in test.ordered(piece):
-            # a compiled network is compiled once per shape: the last piece is filled up
-            filled = F.pad(images, (0, 0) * 3 + (0, piece - len(images)))
-            correct += (self._predicted(filled)[: len(labels)] == labels).sum()
+            # a compiled network is compiled once per shape: the last piece is padded
+            padded = F.pad(images, (0, 0) * 3 + (0, piece - len(images)))
+            correct += (self._predict(padded)[: len(labels)] == labels).sum()
         return int(correct) / sum(test.class_sizes)
 
-    def _predicted(self, images: Tensor) -> Tensor:
-        return self._logits(self._normalised(images.float() / 255)).argmax(1)
+    def _predict(self, images: Tensor) -> Tensor:
+        return self._compute_logits(self._normalise(images.float() / 255)).argmax(1)

@@ -17,14 +17,14 @@ from ..synthetic import StoredImages, SyntheticSet
 from .results import Task
 from .trainer import Trainer
 
-# the network whose features herding and k-center use is trained on so many images of each class,
-# for so many epochs; fewer where all of them, as bytes, would take more memory than this
+# training of the network whose features herding and k-center use: images per class, and epochs;
+# fewer images where those of all classes, uint8, would take more bytes than the limit
 EXTRACTOR_IMAGES, EXTRACTOR_EPOCHS = 500, 5
 EXTRACTOR_BYTES = 2e9
 
 
 class TrainingSets:
-    """Makes the training set of every method.
+    """Builds the training set of every method.
 
     Args:
         settings: of the run.
@@ -42,7 +42,7 @@ class TrainingSets:
     ) -> None:
         self._settings, self._synthetic = settings, synthetic
         self._open_train, self._seed = open_train, seed
-        # choosing a coreset takes long: the last one is kept, beside what it is for
+        # choosing a coreset takes long: keep the last one, with its method and network
         self._chosen: tuple[str, str, Tensor] | None = None
 
     def get(self, task: Task, trainer: Trainer) -> tuple[StoredImages, Tensor]:
@@ -53,27 +53,27 @@ class TrainingSets:
             trainer: of the task's network, whose features herding and k-center use.
         """
         if task.method == "random":
-            # another choice for every network: the spread is that of the baseline
+            # another choice for every network: the spread over networks includes that of the choice
             seed = derived_seed(self._seed, "coreset", 1, task.repeat)
             images = random_images(self._open_train(), self._synthetic.ipc, seed)
-            return _labelled(images)
+            return _label(images)
         if self._chosen is None or self._chosen[:2] != (task.method, task.network):
             self._chosen = task.method, task.network, self._choose(task.method, trainer)
         condensed = task.method in (self._settings.method, "initial")
-        return _labelled(self._chosen[2], self._synthetic.factor if condensed else 1)
+        return _label(self._chosen[2], self._synthetic.factor if condensed else 1)
 
     def _choose(self, method: str, trainer: Trainer) -> Tensor:
-        """Images ``(classes, ipc, C, H, W)`` of a method that takes the same for every repeat."""
+        """Images ``(classes, ipc, C, H, W)`` of a method that uses the same for every repeat."""
         ipc = self._synthetic.ipc
         if method == self._settings.method:
             return self._synthetic.images.to(trainer.device).unflatten(0, (-1, ipc))
         if method == "initial":
             return initial_pixels(self._open_train(), self._settings)
-        rule = {"herding": herding, "k-center": k_center}[method]
-        return rule(self._open_train(), ipc, self._extractor(trainer))
+        choose = {"herding": herding, "k-center": k_center}[method]
+        return choose(self._open_train(), ipc, self._train_extractor(trainer))
 
-    def _extractor(self, trainer: Trainer) -> Callable[[Tensor], Tensor]:
-        """Features of the network after a short training on real training images."""
+    def _train_extractor(self, trainer: Trainer) -> Callable[[Tensor], Tensor]:
+        """Train the network briefly on real images; returns its map from images to features."""
         seed, train = self._seed, self._open_train()
         affordable = int(EXTRACTOR_BYTES / math.prod(train.image_shape) / train.num_classes)
         per_class = min(EXTRACTOR_IMAGES, max(1, affordable), *train.class_sizes)
@@ -87,7 +87,7 @@ class TrainingSets:
             precision=trainer.precision,
             compile=False,
         )
-        stored, labels = _labelled(images)
+        stored, labels = _label(images)
         label, bar = "features for the coreset", rank_of_process() == 0
         with Progress(label, EXTRACTOR_EPOCHS, images_per_step=len(labels), bar=bar) as progress:
             extractor.fit(
@@ -100,8 +100,8 @@ class TrainingSets:
         return extractor.embed
 
 
-def _labelled(pixels: Tensor, factor: int = 1) -> tuple[StoredImages, Tensor]:
-    """``(C, n, channels, H, W)``, float or uint8, to a flat training set."""
+def _label(pixels: Tensor, factor: int = 1) -> tuple[StoredImages, Tensor]:
+    """Images ``(C, n, channels, H, W)``, float or uint8, as a flat training set with labels."""
     classes, count = pixels.shape[:2]
     labels = torch.arange(classes, device=pixels.device).repeat_interleave(count * factor**2)
     return StoredImages(pixels.flatten(0, 1), factor), labels

@@ -1,9 +1,9 @@
 """Condensation objectives by name.
 
-A method takes an embedder and the real and synthetic images of some classes with their draws, and
-whether the value is wanted. It returns one loss per class ``(C,)``, not connected to autograd (None
-if not wanted: values cost work that gradients do not need), and a scalar whose gradient in the
-synthetic images is that of the sum of the losses.
+A method takes an embedder, the real and synthetic images of some classes with their draws, and
+whether to compute the value, which costs work that the gradient does not need. It returns one loss
+per class ``(C,)``, detached (None without the value), and a scalar whose gradient with respect to
+the synthetic images is that of the sum of the losses.
 """
 
 from .dm import dm

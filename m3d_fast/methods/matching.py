@@ -1,4 +1,4 @@
-"""What every objective that is an MMD of features shares."""
+"""Matching features by an MMD: the common part of the objectives."""
 
 from torch import Tensor
 from torch.profiler import record_function

@@ -1,4 +1,4 @@
-"""What a condensation objective is given and what it returns."""
+"""The inputs and outputs of a condensation objective."""
 
 from collections.abc import Callable
 from typing import NamedTuple, Protocol

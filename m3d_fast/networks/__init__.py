@@ -1,12 +1,12 @@
 """Networks by name, and their seeded initialisation in place."""
 
-import difflib
 import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from ..common.checks import check_name
 from ..common.errors import UserError
 from .convnet import ConvNet
 from .resnet_ap import ResNetAP10
@@ -18,14 +18,14 @@ NETWORKS: dict[str, Builder] = {
     "convnet4": lambda channels, size, classes: ConvNet(channels, size, classes, depth=4),
     "convnet5": lambda channels, size, classes: ConvNet(channels, size, classes, depth=5),
     "resnetap10": ResNetAP10,
-    "resnet10": lambda *arguments: _torchvision("resnet10", *arguments),
-    "resnet18": lambda *arguments: _torchvision("resnet18", *arguments),
+    "resnet10": lambda *arguments: _build_torchvision("resnet10", *arguments),
+    "resnet18": lambda *arguments: _build_torchvision("resnet18", *arguments),
 }
-# features from several images at once must not depend on each other: no batch norm
+# the features of an image must not depend on the other images: no batch norm
 CONDENSING = ("convnet3", "convnet4", "convnet5", "resnetap10")
 
 
-def _torchvision(name: str, channels: int, size: int, num_classes: int) -> nn.Module:
+def _build_torchvision(name: str, channels: int, size: int, num_classes: int) -> nn.Module:
     from . import torchvision_nets  # torchvision is slow to import
 
     builder: Builder = getattr(torchvision_nets, name)
@@ -33,16 +33,14 @@ def _torchvision(name: str, channels: int, size: int, num_classes: int) -> nn.Mo
 
 
 def check_network(name: str, among: tuple[str, ...] = tuple(NETWORKS)) -> None:
-    """Raise UserError, with the nearest names, if ``name`` is not one of ``among``."""
-    if name not in among:
-        near = difflib.get_close_matches(name, among, n=3, cutoff=0.4) or among
-        raise UserError(f"network: expected one of {', '.join(near)}, got {name!r}")
+    """Raise UserError, with the nearest names, unless ``name`` is one of ``among``."""
+    check_name("network", name, among)
 
 
 def build_network(name: str, channels: int, size: int, num_classes: int) -> nn.Module:
-    """The network ``name`` for ``(channels, size, size)`` images, on the CPU, float32.
+    """Build the network ``name`` for ``(channels, size, size)`` images, on the CPU, float32.
 
-    Every network has ``embed(images)``, features before the head ``(B, D)``, and returns logits.
+    A network has ``embed(images)``, features before the head ``(B, D)``, and returns logits.
 
     Raises:
         UserError: for an unknown name, or a size the network cannot take.
@@ -56,10 +54,10 @@ def build_network(name: str, channels: int, size: int, num_classes: int) -> nn.M
 
 @torch.no_grad()
 def initialise(network: nn.Module, generator: torch.Generator) -> None:
-    """Draw all parameters anew, in place, from ``generator`` (on the parameters' device).
+    """Redraw all parameters in place from ``generator`` (on the device of the parameters).
 
-    Convolutions and linear layers get torch's default law U(-1/sqrt(fan_in), 1/sqrt(fan_in)), norms
-    1 and 0; a network's own ``initialise`` then has the last word (ResNetAP-10).
+    Convolutions and linear layers get torch's default, U(-1/sqrt(fan_in), 1/sqrt(fan_in)), norms 1
+    and 0; a network's own ``initialise``, if it has one, runs last (ResNetAP-10).
     """
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):

@@ -1,4 +1,4 @@
-"""In which arithmetic do networks compute, and how many images at a time?"""
+"""The arithmetic of networks, and the number of images that they process at a time."""
 
 import contextlib
 from contextlib import AbstractContextManager
@@ -19,7 +19,7 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
 
 
 def convolutions(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """How cuDNN convolves float32, whatever torch's global flags say, and that it may try out."""
+    """cuDNN's float32 arithmetic, whatever torch's global flags; it may benchmark algorithms."""
     if device.type != "cuda":
         return contextlib.nullcontext()
     return cast(

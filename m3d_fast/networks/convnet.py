@@ -11,7 +11,7 @@ WIDTH = 128
 class ConvNet(nn.Module):
     """``depth`` blocks of [3x3 convolution, instance norm, ReLU, 2x2 average pool], a linear head.
 
-    28-pixel images are padded to 32 by the first convolution, as everywhere in the field.
+    The first convolution pads 28-pixel images to 32, as is usual in the field.
 
     Args:
         channels: image channels.

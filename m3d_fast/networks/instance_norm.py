@@ -5,10 +5,9 @@ from torch import Tensor, nn
 
 
 class InstanceNorm(nn.GroupNorm):
-    """``GroupNorm(C, C)``, affine: every channel of every image by itself.
+    """``GroupNorm(C, C)``, affine: each channel of each image is normalised separately.
 
-    Compiled in bfloat16 it takes mean and mean square in one float32 pass. Elsewhere it is torch's
-    own.
+    Compiled in bfloat16, mean and mean square come from one float32 pass; otherwise it is torch's.
 
     Args:
         channels: of the feature map.
@@ -19,7 +18,7 @@ class InstanceNorm(nn.GroupNorm):
 
     def forward(self, features: Tensor) -> Tensor:
         """``(B, C, H, W)``, normalised over height and width."""
-        # float32 input has bits that the difference of two squares would lose
+        # for float32 input the difference of two squares would lose precision
         if features.dtype != torch.bfloat16 or not torch.compiler.is_compiling():
             return super().forward(features)
         x = features.float()

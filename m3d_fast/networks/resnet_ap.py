@@ -74,7 +74,7 @@ class ResNetAP10(nn.Module):
         return self.head(self.embed(images))
 
     def initialise(self, generator: torch.Generator) -> None:
-        """Convolutions N(0, 2 / (k * k * out)), as the paper's code does."""
+        """Draw convolutions from N(0, 2 / (k * k * out)), as in the paper's code."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 fan = module.kernel_size[0] * module.kernel_size[1] * module.out_channels

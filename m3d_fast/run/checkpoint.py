@@ -1,9 +1,9 @@
 """A run's state on disk: shards of classes, of which a complete set exists at every instant.
 
-A shard holds what changes in a run, for a range of its classes: pixels, momentum and how far each
-class has been drawn. Networks and augmentation are functions of seed and iteration, so there is
-nothing else to keep. A shard of all classes is ``checkpoint.safetensors``, replaced atomically;
-others carry iteration and range in their names, and go when a newer set is complete.
+A shard holds the state of a range of classes: pixels, momentum and the position in each class's
+order of images. Networks and augmentation are functions of seed and iteration, so nothing else is
+kept. A shard of all classes is ``checkpoint.safetensors``, replaced atomically; others carry
+iteration and range in their names, and are removed when a newer set is complete.
 """
 
 import logging
@@ -24,9 +24,9 @@ from ..common.tensors import read_metadata, read_tensors, write_tensors
 log = logging.getLogger("m3d_fast")
 
 CHECKPOINT_FORMAT = "m3d_fast checkpoint"
-SAMPLER = "sampler."  # names of what is kept for every class of the data set
+SAMPLER = "sampler."  # prefix of tensors with a row for every class of the data set
 
-# without --checkpoint-every: at least so many seconds apart, and at most this share of the time
+# without --checkpoint-every: seconds between checkpoints, at least, and share of time, at most
 SECONDS_APART, SHARE_OF_TIME = 30.0, 0.01
 
 
@@ -46,8 +46,8 @@ class Checkpoints:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def path(self, iteration: int, classes: range, total: int) -> Path:
-        """Where the shard of ``classes`` goes."""
+    def shard_path(self, iteration: int, classes: range, total: int) -> Path:
+        """File of the shard of ``classes``."""
         if len(classes) == total:
             return self.folder / "checkpoint.safetensors"
         name = f"checkpoint-{iteration:07d}-classes-{classes.start:04d}-{classes.stop:04d}"
@@ -57,13 +57,13 @@ class Checkpoints:
         """Write the shard of ``classes``.
 
         Args:
-            state: one row per class of ``classes``; of the sampler, one per class of the data set.
-            iteration: steps behind the state.
+            state: one row per class of ``classes``; in the sampler's tensors, per class of the set.
+            iteration: number of iterations done.
             classes: those of this shard.
             total: classes of the data set.
 
         Raises:
-            UserError: if the disk refuses; shards written before stay as they are.
+            UserError: if a write fails; earlier shards are kept.
         """
         rows = {
             name: tensor[classes.start : classes.stop] if name.startswith(SAMPLER) else tensor
@@ -76,62 +76,65 @@ class Checkpoints:
             "total": total,
         }
         try:
-            write_tensors(self.path(iteration, classes, total), rows, metadata)
+            write_tensors(self.shard_path(iteration, classes, total), rows, metadata)
         except UserError as error:
-            raise UserError(f"{error}; {self.kept()}") from error
+            raise UserError(f"{error}; {self.describe_resume_point()}") from error
 
-    def newest(self) -> list[Shard]:
+    def find_newest(self) -> list[Shard]:
         """The shards of the newest complete checkpoint, by class; none before the first.
 
         Raises:
             UserError: if a file is damaged or not a checkpoint.
         """
-        shards = [_shard(path) for path in sorted(self.folder.glob("checkpoint*.safetensors"))]
+        shards = [_read_shard(path) for path in sorted(self.folder.glob("checkpoint*.safetensors"))]
         for iteration in sorted({shard.iteration for shard in shards}, reverse=True):
-            complete = _tiling([shard for shard in shards if shard.iteration == iteration])
+            complete = _find_complete_set(
+                [shard for shard in shards if shard.iteration == iteration]
+            )
             if complete:
                 return complete
         return []
 
-    def iteration(self) -> int | None:
-        """Steps behind the newest complete checkpoint; None before the first."""
-        shards = self.newest()
+    def newest_iteration(self) -> int | None:
+        """Iterations done in the newest complete checkpoint; None before the first."""
+        shards = self.find_newest()
         return shards[0].iteration if shards else None
 
-    def kept(self) -> str:
-        """What a run that ends now can go on from, in words."""
-        iteration = self.iteration()
+    def describe_resume_point(self) -> str:
+        """The checkpoint that a run which ends now can resume from, in words."""
+        iteration = self.newest_iteration()
         if iteration is None:
             return "there is no checkpoint yet"
-        return f"the checkpoint of iteration {iteration} is kept, go on from it with --resume"
+        return f"the checkpoint of iteration {iteration} is kept, resume from it with --resume"
 
     def load(self, classes: range) -> tuple[dict[str, Tensor], int] | None:
-        """State of ``classes``, as :meth:`save` takes it, and its iteration; None before the first.
+        """State of ``classes``, as given to :meth:`save`, and its iteration; None before the first.
 
-        It does not matter how the classes were sharded when it was saved.
+        The classes may have been sharded in any other way when it was saved.
 
         Raises:
             UserError: if a file is damaged or not a checkpoint.
         """
-        found: dict[str, list[Tensor]] = {}
-        shards = self.newest()
+        parts: dict[str, list[Tensor]] = {}
+        shards = self.find_newest()
         for shard in shards:
             tensors, _ = read_tensors(shard.path, CHECKPOINT_FORMAT)
             first, stop = (max(0, c - shard.classes.start) for c in (classes.start, classes.stop))
             for name, tensor in tensors.items():
                 rows = tensor if name.startswith(SAMPLER) else tensor[first:stop]
-                found.setdefault(name, []).append(rows)
+                parts.setdefault(name, []).append(rows)
         if not shards:
             return None
-        return {name: _joined(parts) for name, parts in found.items()}, shards[0].iteration
+        return {name: _join_rows(rows) for name, rows in parts.items()}, shards[0].iteration
 
-    def pixels(self) -> list[Tensor]:
+    def read_pixels(self) -> list[Tensor]:
         """Pixels of the newest complete checkpoint, shard by shard: views of the mapped files."""
-        return [read_tensors(shard.path, CHECKPOINT_FORMAT)[0]["pixels"] for shard in self.newest()]
+        shards = self.find_newest()
+        return [read_tensors(shard.path, CHECKPOINT_FORMAT)[0]["pixels"] for shard in shards]
 
-    def tidy(self) -> None:
-        """Remove everything but the newest complete checkpoint; no shard may be in writing."""
-        kept = {shard.path for shard in self.newest()}
+    def remove_old(self) -> None:
+        """Remove all but the newest complete checkpoint; no shard may be being written."""
+        kept = {shard.path for shard in self.find_newest()}
         for pattern in ("checkpoint*.safetensors", ".checkpoint*.safetensors.part"):
             for path in self.folder.glob(pattern):
                 if path not in kept:
@@ -139,13 +142,13 @@ class Checkpoints:
 
 
 class CheckpointWriter:
-    """Saves the shard of this process in the background.
+    """Writes the shard of this process in the background.
 
     Args:
-        checkpoints: where to.
+        checkpoints: those of the run folder.
         classes: those of this process.
         total: classes of the data set.
-        every: iterations between checkpoints; None for as often as costs 1 % of the time.
+        every: iterations between checkpoints; None to spend at most 1 % of the time on them.
     """
 
     def __init__(
@@ -157,83 +160,81 @@ class CheckpointWriter:
         self._writing: Future[float] | None = None
         self._host: dict[str, Tensor] | None = None
         self._last = time.monotonic()
-        self.cost = 0.0  # seconds the last one kept the loop waiting, or a core busy
+        self.cost = 0.0  # seconds of the loop and of a core that the last one took
 
-    def is_time(self) -> bool:
-        """Whether a checkpoint now would cost little enough, and nothing is in writing.
+    def is_due(self) -> bool:
+        """Whether a checkpoint now would be cheap enough, and none is being written.
 
         Raises:
             UserError: if the last checkpoint could not be written.
         """
-        if self._busy():
+        if self._is_writing():
             return False
-        apart = max(SECONDS_APART, self.cost / SHARE_OF_TIME)
-        return time.monotonic() - self._last >= apart
+        interval = max(SECONDS_APART, self.cost / SHARE_OF_TIME)
+        return time.monotonic() - self._last >= interval
 
     def save(self, state: Mapping[str, Tensor], iteration: int) -> None:
-        """Take a copy of the state and go on writing it while the run goes on.
+        """Copy the state and write the copy in the background, while the run continues.
 
         Raises:
             UserError: if this or the last checkpoint could not be written.
         """
         start = time.monotonic()
         self.wait()
-        where = iteration, self._classes, self._total
-        if self._fits(state):
-            copy = self._copy(state)
-            self._writing = self._thread.submit(self._write, copy, *where)
+        shard = iteration, self._classes, self._total
+        copy = self._copy_to_host(state)
+        if copy:
+            self._writing = self._thread.submit(self._write, copy, *shard)
         else:
-            self._checkpoints.save(state, *where)
+            self._checkpoints.save(state, *shard)
         self._last = time.monotonic()
         self.cost = self._last - start
 
     def wait(self) -> None:
-        """Return when nothing is in writing.
+        """Wait until the last checkpoint is written.
 
         Raises:
-            UserError: if the last checkpoint could not be written.
+            UserError: if it could not be written.
         """
         if self._writing is not None:
             writing, self._writing = self._writing, None
             self.cost += writing.result()
 
-    def _write(self, state: Mapping[str, Tensor], *where: Any) -> float:
+    def _write(self, state: Mapping[str, Tensor], *shard: Any) -> float:
         """Write a copy of the state; returns the seconds of a core it took."""
         start = time.thread_time()
-        self._checkpoints.save(state, *where)
+        self._checkpoints.save(state, *shard)
         return time.thread_time() - start
 
-    def _busy(self) -> bool:
+    def _is_writing(self) -> bool:
         if self._writing is not None and self._writing.done():
             self.wait()
         return self._writing is not None
 
-    def _fits(self, state: Mapping[str, Tensor]) -> bool:
-        if self._host is not None:
-            return bool(self._host)
+    def _copy_to_host(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Copy the state into host memory, allocated once; empty if too little is free."""
+        if self._host is None:
+            self._host = self._allocate(state)
+        for name, tensor in self._host.items():
+            tensor.copy_(state[name])
+        return self._host
+
+    def _allocate(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         size = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
         free = free_bytes(torch.device("cpu"))
-        if size <= 0.8 * free:
-            pinned = any(tensor.is_cuda for tensor in state.values())
-            self._host = {
-                name: torch.empty_like(tensor, device="cpu", pin_memory=pinned)
-                for name, tensor in state.items()
-            }
-            return True
-        self._host = {}
-        log.info(
-            "checkpoints hold up the run while they are written: a copy of the state takes "
-            "%.1f GB, %.1f GB of host memory are free",
-            size / 1e9,
-            free / 1e9,
-        )
-        return False
-
-    def _copy(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        assert self._host is not None
-        for name, tensor in state.items():
-            self._host[name].copy_(tensor)
-        return self._host
+        if size > 0.8 * free:
+            log.info(
+                "the run waits while checkpoints are written: a copy of the state takes %.1f GB, "
+                "%.1f GB of host memory are free",
+                size / 1e9,
+                free / 1e9,
+            )
+            return {}
+        pinned = any(tensor.is_cuda for tensor in state.values())
+        return {
+            name: torch.empty_like(tensor, device="cpu", pin_memory=pinned)
+            for name, tensor in state.items()
+        }
 
     def __enter__(self) -> "CheckpointWriter":
         return self
@@ -242,33 +243,33 @@ class CheckpointWriter:
         self._thread.shutdown(wait=True)
         try:
             self.wait()
-        except UserError as unwritten:
+        except UserError as write_error:
             if error is None:
                 raise
-            log.warning("%s", unwritten)  # something else ended the run before
+            log.warning("%s", write_error)  # the error that ended the run is raised
 
 
-def _shard(path: Path) -> Shard:
+def _read_shard(path: Path) -> Shard:
     metadata = read_metadata(path, CHECKPOINT_FORMAT)
     if not {"iteration", "classes", "total"} <= metadata.keys():
         raise UserError(f"{path}: expected a {CHECKPOINT_FORMAT} of this version, found another")
     return Shard(path, metadata["iteration"], range(*metadata["classes"]), metadata["total"])
 
 
-def _tiling(shards: Iterable[Shard]) -> list[Shard]:
-    """Those of ``shards`` that follow each other from the first class to the last, or none."""
+def _find_complete_set(shards: Iterable[Shard]) -> list[Shard]:
+    """Shards that together cover every class once, in the order of classes; none if some lack."""
     starts = {shard.classes.start: shard for shard in sorted(shards, key=lambda s: s.classes.stop)}
-    found: list[Shard] = []
+    complete: list[Shard] = []
     stop, total = 0, None
     while stop != total:
         shard = starts.get(stop)
         if shard is None or not shard.classes:
             return []
-        found.append(shard)
+        complete.append(shard)
         stop, total = shard.classes.stop, shard.total
-    return found
+    return complete
 
 
-def _joined(parts: Sequence[Tensor]) -> Tensor:
+def _join_rows(parts: Sequence[Tensor]) -> Tensor:
     filled = [part for part in parts if len(part)]
     return filled[0] if len(filled) == 1 else torch.cat(filled or list(parts))

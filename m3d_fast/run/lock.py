@@ -1,16 +1,16 @@
-"""One job per run folder: a lock that the kernel takes back when its holder ends, however it does.
+"""One job per run folder: a lock that the kernel frees when its holder ends, however it ends.
 
-A job takes the folder for itself (exclusive), then its ranks hold it together (shared); whoever
-comes later asks for it exclusively and is refused while one of them lives.
+A job locks the folder exclusively, then its ranks hold the lock together (shared); other jobs
+request it exclusively and are refused while one of the ranks lives.
 """
 
-import fcntl
 import os
 import platform
 import time
 from pathlib import Path
 
 from ..common.errors import UserError
+from ..common.files import lock_file
 
 LOCK_FILE = ".lock"
 
@@ -26,24 +26,23 @@ class FolderLock:
         self._folder, self._file = folder, folder / LOCK_FILE
         self._descriptor: int | None = None
 
-    def probe(self) -> None:
-        """Refuse a folder that is held, changing nothing.
+    def check_free(self) -> None:
+        """Refuse a folder that another job holds, without changing anything.
 
         Raises:
             UserError: naming the holder.
         """
-        if not self._file.exists():
-            return
-        self._take(os.O_RDWR, fcntl.LOCK_EX)
-        self.release()
+        if self._file.exists():
+            self._open(os.O_RDWR)
+            self.release()
 
     def acquire(self) -> None:
-        """Take an existing folder for this job alone.
+        """Lock an existing folder for this job alone.
 
         Raises:
-            UserError: if it is held, naming the holder, or cannot be locked.
+            UserError: if another job holds it, naming the holder, or it cannot be locked.
         """
-        descriptor = self._take(os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX)
+        descriptor = self._open(os.O_RDWR | os.O_CREAT)
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         holder = f"process {os.getpid()} on {platform.node()} since {since}"
         os.truncate(descriptor, 0)
@@ -52,12 +51,12 @@ class FolderLock:
     def share(self) -> None:
         """Hold the folder together with the other ranks of the job; errors as :meth:`acquire`."""
         if self._descriptor is None:
-            self._take(os.O_RDWR, fcntl.LOCK_SH)
+            self._open(os.O_RDWR, shared=True)
         else:
-            self._lock(self._descriptor, fcntl.LOCK_SH)
+            self._lock(self._descriptor, shared=True)
 
     def release(self) -> None:
-        """Let go of it."""
+        """Release the lock, if it is held."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -68,29 +67,30 @@ class FolderLock:
     def __exit__(self, *error: object) -> None:
         self.release()
 
-    def _take(self, flags: int, kind: int) -> int:
+    def _open(self, flags: int, *, shared: bool = False) -> int:
+        """Open the file and lock it; returns its descriptor."""
         try:
             descriptor = os.open(self._file, flags, 0o644)
         except OSError as error:
             raise UserError(f"{self._file}: cannot be opened ({error.strerror})") from error
         try:
-            self._lock(descriptor, kind)
+            self._lock(descriptor, shared=shared)
         except UserError:
             os.close(descriptor)
             raise
         self._descriptor = descriptor
         return descriptor
 
-    def _lock(self, descriptor: int, kind: int) -> None:
+    def _lock(self, descriptor: int, *, shared: bool) -> None:
         try:
-            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
-            raise UserError(
-                f"run folder {self._folder} is in use by {holder}; wait for it or end it first"
-            ) from error
+            locked = lock_file(descriptor, shared=shared)
         except OSError as error:
             raise UserError(
                 f"run folder {self._folder} cannot be locked ({error.strerror}); "
                 f"give an --out on a file system with locks"
             ) from error
+        if not locked:
+            holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
+            raise UserError(
+                f"run folder {self._folder} is in use by {holder}; wait for it or end it first"
+            )

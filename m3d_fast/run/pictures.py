@@ -7,7 +7,7 @@ from torch import Tensor
 from ..common.files import replace_atomically
 from ..synthetic import SyntheticSet, decode
 
-ROWS, COLUMNS = 100, 10  # classes, and images of a class, shown at most
+ROWS, COLUMNS = 100, 10  # at most: classes, and images of each
 
 
 def save_pictures(synthetic: SyntheticSet, folder: Path) -> list[Path]:

@@ -1,60 +1,125 @@
-"""Where pixels live, how many classes go together, what a GPU run must not do, what is profiled."""
+"""One step of the condenser against the published loop; seeds, state, methods; GPU promises."""
 
 import contextlib
 import copy
 import itertools
-import json
-import subprocess
-import sys
 
 import pytest
 import torch
+from torch import Tensor
 
+from benchmarks.baselines.published import loop_gradients
 from benchmarks.bench_condense import generate_images
-from benchmarks.gpu.engine import Case, measure_case
+from m3d_fast.augment import UNIFORMS, augment, draw, parse_strategy
 from m3d_fast.common.errors import UserError
+from m3d_fast.common.seeds import generator
 from m3d_fast.config import CondenseConfig, ResolvedConfig
-from m3d_fast.engine.chunking import equal_chunks, largest_fitting
 from m3d_fast.engine.condenser import Condenser
-from m3d_fast.engine.embedding import Embedder, even_piece
-from m3d_fast.engine.profiling import RANGES
 from m3d_fast.loaders import RealImages
 from m3d_fast.methods.protocol import Views
-from m3d_fast.networks import build_network
-from tests.engine.test_loop import digits, settings
-from tests.helpers.commands import ROOT, condense_digits, environment, run
+from m3d_fast.synthetic import decode
+from tests.helpers.condensers import (
+    copy_state,
+    digits_condenser,
+    digits_settings,
+    open_digits,
+    run_steps,
+)
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 5, 10])
-def test_pixels_on_the_host_end_with_the_same_bytes(chunk: int) -> None:
-    config = settings(class_chunk=chunk, real_batch=4)
-    near, far = (
-        Condenser(config, digits(config)),
-        Condenser(config, digits(config), host_pixels=True),
+@pytest.mark.parametrize("ipc", [1, 3])
+@pytest.mark.parametrize("network", ["convnet3", "resnetap10"])
+def test_a_step_has_the_published_loops_losses_and_pixel_gradients(network: str, ipc: int) -> None:
+    config = digits_settings(ipc=ipc, network=network, augment="flip_color_crop_rotate_cutout")
+    condenser = digits_condenser(config)
+    pixels = condenser.pixels.clone()
+    losses = condenser.step(0).losses
+    gradient = condenser.state()["momentum"]  # that of the first step
+
+    twin, operations = open_digits(config), parse_strategy(config.augment)
+    draws = draw(10, generator(config.seed, "augment", 0))
+    mean, std = condenser.embedder.mean, condenser.embedder.std
+    real = (twin.batch(range(10), config.real_batch) / 255 - mean) / std
+
+    def prepare_synthetic(c: int, leaf: Tensor) -> Tensor:
+        images = (decode(leaf, config.factor) - mean) / std
+        return augment(images[None], draws[c : c + 1], operations)[0]
+
+    expected_losses, expected = loop_gradients(
+        condenser.embedder.network.embed,
+        lambda c: augment(real[c : c + 1], draws[c : c + 1], operations)[0],
+        prepare_synthetic,
+        pixels,
     )
+    torch.testing.assert_close(losses, expected_losses, atol=2e-5, rtol=1e-4)
+    scale = expected.abs().amax()
+    assert ((gradient - expected).abs().amax() / scale) < 2e-4
+    moved = (pixels - config.lr_img * gradient).clamp(0, 1)
+    torch.testing.assert_close(condenser.pixels, moved)
+
+
+def test_momentum_gathers_the_steps_gradients() -> None:
+    condenser = digits_condenser(digits_settings(lr_img=3.0))
     for iteration in range(3):
-        ours, theirs = far.step(iteration), near.step(iteration)
-        assert torch.equal(ours.losses, theirs.losses)
-    for name, tensor in near.state().items():
-        assert torch.equal(far.state()[name], tensor)
+        before = copy_state(condenser)
+        condenser.step(iteration)
+        after = condenser.state()
+        alone = digits_condenser(digits_settings(lr_img=3.0))
+        alone.load_state(before | {"momentum": torch.zeros_like(before["momentum"])})
+        alone.step(iteration)
+        velocity = 0.5 * before["momentum"] + alone.state()["momentum"]
+        torch.testing.assert_close(after["momentum"], velocity)
+        moved = (before["pixels"] - 3.0 * after["momentum"]).clamp(0, 1)
+        torch.testing.assert_close(after["pixels"], moved)
+    assert (after["pixels"] == 0).any()
 
 
-def test_pixels_on_the_host_may_be_loaded_between_steps() -> None:
-    """A chunk that was fetched ahead is fetched again."""
-    config = settings(class_chunk=5, real_batch=4)
-    one, other = (
-        Condenser(config, digits(config), host_pixels=True),
-        Condenser(config, digits(config)),
-    )
+def test_a_class_does_not_depend_on_the_other_classes_pixels() -> None:
+    config = digits_settings()
+    one, other = digits_condenser(config), digits_condenser(config)
+    with torch.no_grad():
+        other.pixels[1:] = other.pixels[1:].flip(0)
     one.step(0)
     other.step(0)
-    start = {
-        name: tensor.clone() for name, tensor in Condenser(config, digits(config)).state().items()
-    }
-    for condenser in (one, other):
-        condenser.load_state(start)
-        condenser.step(0)
-    assert torch.equal(one.pixels, other.pixels)
+    torch.testing.assert_close(one.pixels[0], other.pixels[0])
+    assert (one.pixels[1] - other.pixels[1]).abs().max() > 0.1
+
+
+def test_a_share_of_the_classes_takes_the_steps_of_all() -> None:
+    config = digits_settings(class_chunk=2, real_batch=4)
+    whole, share = digits_condenser(config), digits_condenser(config, classes=range(4, 8))
+    for iteration in range(2):
+        whole.step(iteration)
+        share.step(iteration)
+    assert torch.equal(share.pixels, whole.pixels[4:8])
+
+
+def test_one_seed_gives_one_result_and_another_gives_another() -> None:
+    first, second = run_steps(digits_settings(), 4)[0], run_steps(digits_settings(), 4)[0]
+    assert torch.equal(first.pixels, second.pixels)
+    assert not torch.equal(first.pixels, run_steps(digits_settings(seed=1), 4)[0].pixels)
+
+
+def test_networks_last_ipm_iterations_and_augmentation_one() -> None:
+    condenser = digits_condenser(digits_settings(ipm=2))
+    weights = []
+    for iteration in range(4):
+        condenser.step(iteration)
+        weights.append(condenser.embedder.network.blocks[0].weight.clone())
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[1], weights[2])
+    assert torch.equal(weights[2], weights[3])
+
+
+def test_state_restores_the_very_run() -> None:
+    straight, losses = run_steps(digits_settings(), 7)
+    first, _ = run_steps(digits_settings(), 3)
+    saved = copy_state(first)
+    resumed = digits_condenser()
+    resumed.load_state(saved)
+    again = [resumed.step(iteration).losses for iteration in range(3, 7)]
+    assert torch.equal(resumed.pixels, straight.pixels)
+    assert torch.equal(torch.stack(again), torch.stack(losses[3:]))
 
 
 class DrawnAhead:
@@ -90,10 +155,10 @@ class DrawnAhead:
 
 
 def test_what_was_drawn_ahead_is_not_stepped_after_loading() -> None:
-    config = settings(class_chunk=5, real_batch=4)
-    ahead = Condenser(config, DrawnAhead(digits(config)))
-    plain = Condenser(config, digits(config))
-    start = {name: tensor.clone() for name, tensor in plain.state().items()}
+    config = digits_settings(class_chunk=5, real_batch=4)
+    ahead = Condenser(config, DrawnAhead(open_digits(config)))
+    plain = digits_condenser(config)
+    start = copy_state(plain)
     for condenser in (ahead, plain):
         condenser.step(0)
         condenser.load_state(start)
@@ -102,8 +167,30 @@ def test_what_was_drawn_ahead_is_not_stepped_after_loading() -> None:
     ahead.close()
 
 
+def test_at_most_200_decoded_images_of_a_class_are_used() -> None:
+    config = digits_settings(ipc=60, class_chunk=2, iterations=1)
+    condenser = digits_condenser(config)
+    shown = condenser._select_decoded(0)
+    assert shown is not None
+    assert shown.shape == (10, 200)
+    assert all(len(row.unique()) == 200 for row in shown)
+    assert not torch.equal(shown, condenser._select_decoded(1))
+    condenser.step(0)
+    # each image has four tiles; 240 tiles, 40 of them left out: only those have no gradient
+    tiles = condenser.state()["momentum"].unfold(3, 8, 8).unfold(4, 8, 8).flatten(5).abs().amax(-1)
+    assert int((tiles.flatten(1) == 0).sum()) >= 10 * 40
+
+
+def test_loss_falls_and_images_move_towards_their_class() -> None:
+    condenser, losses = run_steps(digits_settings(real_batch=64), 30)
+    values = torch.stack(losses).mean(1)
+    assert values[-5:].mean() < 0.75 * values[:5].mean()
+    assert condenser.pixels.min() >= 0
+    assert condenser.pixels.max() <= 1
+
+
 def test_the_value_is_extra_and_changes_no_pixel() -> None:
-    with_value, without = (Condenser(settings(), digits(settings())) for _ in range(2))
+    with_value, without = (digits_condenser() for _ in range(2))
     for iteration in range(2):
         assert with_value.step(iteration).losses is not None
         step = without.step(iteration, value=False)
@@ -113,126 +200,37 @@ def test_the_value_is_extra_and_changes_no_pixel() -> None:
 
 
 def test_a_gradient_that_is_not_finite_is_noticed_without_the_value() -> None:
-    condenser = Condenser(settings(), digits(settings()))
+    condenser = digits_condenser()
     condenser.pixels[7, 0, 0, 2, 2] = float("nan")
     assert condenser.step(0, value=False).finite.tolist() == [c != 7 for c in range(10)]
 
 
-def test_a_share_of_the_classes_takes_the_steps_of_all() -> None:
-    config = settings(class_chunk=2, real_batch=4)
-    whole, share = Condenser(config, digits(config)), Condenser(config, digits(config), range(4, 8))
-    for iteration in range(2):
-        whole.step(iteration)
-        share.step(iteration)
-    assert torch.equal(share.pixels, whole.pixels[4:8])
+@pytest.mark.parametrize("method", ["m3d", "dm"])
+def test_methods_run_and_differ(method: str) -> None:
+    _, losses = run_steps(digits_settings(method=method), 1)
+    assert losses[0].shape == (10,)
+    assert (losses[0] > 0).all()
 
 
-def test_equal_chunks_cover_all_classes_once() -> None:
-    rows = equal_chunks(10, 4)
-    assert [(r.start, r.stop) for r in rows] == [(0, 3), (3, 6), (6, 10)]
-    assert even_piece(128, 64) == 64
-    assert even_piece(130, 64) == 64  # none of at most twice as many pieces divides it
-    assert even_piece(96, 64) == 48
-    assert even_piece(127, 64) == 64
-
-
-@pytest.mark.parametrize(
-    ("per_class", "fixed", "expected"),
-    [(100, 0, 8), (10, 0, 100), (5000, 0, None), (900, 0, 1), (100, 300, 6)],
-)
-def test_the_largest_chunk_is_measured_and_verified(per_class, fixed, expected) -> None:
-    """1000 bytes are free; a step takes ``fixed`` more than its classes say, from 4 on."""
-
-    def peak(classes: int) -> int:
-        taken = per_class * classes + (fixed if classes > 3 else 0)
-        if taken > 1000:
-            raise torch.OutOfMemoryError
-        return taken
-
-    if expected is None:
-        with pytest.raises(UserError, match="one class does not fit"):
-            largest_fitting(peak, 100, 1000)
-        return
-    chunk = largest_fitting(peak, 100, 1000)
-    assert chunk <= expected
-    assert peak(chunk) <= 1000
-    assert chunk >= 0.5 * min(expected, 850 // per_class or 1)
-
-
-def test_an_embedding_in_pieces_is_that_of_the_whole() -> None:
-    torch.manual_seed(3)
-    embedder = Embedder(
-        build_network("convnet3", 1, 16, 10),
-        torch.device("cpu"),
-        "fp32",
-        False,
-        mean=(0.3,),
-        std=(0.2,),
-        operations=("color", "crop", "cutout"),
-    )
-    views = Views(torch.randint(0, 256, (4, 12, 1, 16, 16), dtype=torch.uint8), torch.rand(4, 12))
-    whole = embedder.real(views)
-    for piece in (1, 5, 12, 24):
-        embedder._piece = piece
-        torch.testing.assert_close(embedder.real(views), whole, atol=1e-5, rtol=1e-5)
+def test_dm_is_the_distance_of_mean_features() -> None:
+    config = digits_settings(method="dm", augment="none")
+    condenser = digits_condenser(config)
+    start = condenser.pixels.clone()
+    losses = condenser.step(0).losses
+    draws = torch.zeros(10, UNIFORMS)
+    real = Views(open_digits(config).batch(range(10), config.real_batch), draws)
+    fake = Views(decode(start, config.factor), draws)
+    difference = condenser.embedder.real(real).mean(1) - condenser.embedder.real(fake).mean(1)
+    torch.testing.assert_close(losses, difference.square().sum(1), rtol=1e-3, atol=1e-5)
 
 
 def test_what_a_cpu_cannot_do_is_refused() -> None:
     with pytest.raises(UserError, match="tf32 is a GPU's"):
-        settings(precision="tf32")
+        digits_settings(precision="tf32")
     with pytest.raises(UserError, match="cuda_graphs: expected a CUDA device"):
-        settings(cuda_graphs=True)
+        digits_settings(cuda_graphs=True)
     with pytest.raises(UserError, match="class_chunk: expected a number above 0"):
-        settings(class_chunk=0)
-
-
-def test_profile_writes_a_table_of_all_ranges_and_a_trace(tmp_path) -> None:
-    out = tmp_path / "run"
-    done = run("condense", *condense_digits(out, "--profile", "--class-chunk", "auto"))
-    assert done.returncode == 0, done.stderr
-    table = (out / "profile.txt").read_text()
-    rows = {line[:18].strip(): line[18:].split() for line in table.split("\n\n")[0].splitlines()}
-    assert set(RANGES) <= set(rows)
-    assert float(rows["network real"][1]) > 0
-    events = json.loads((out / "trace.json").read_text())["traceEvents"]
-    assert {"backward", "MMD"} <= {event.get("name") for event in events}
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert all(0 <= line["loader_wait"] < 1 and line["images_per_second"] > 0 for line in lines)
-
-
-PEAK = """
-import sys
-from pathlib import Path
-from benchmarks.bench_condense import generate_images, make_config
-from m3d_fast.engine.condenser import Condenser
-classes = int(sys.argv[1])
-config = make_config(
-    "fp32", False, dataset="digits", network="convnet3", real_batch=8, class_chunk=4
-)
-with Condenser(config, generate_images(classes, 8, 1, 16)) as condenser:
-    def kilobytes(name):
-        status = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in status if line.startswith(name))
-
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    before = kilobytes("VmRSS")
-    for iteration in range(2):
-        condenser.step(iteration)
-    print(kilobytes("VmHWM") - before)
-"""
-
-
-def test_memory_of_a_step_does_not_grow_with_the_classes() -> None:
-    def peak(classes: int) -> int:
-        command = [sys.executable, "-c", PEAK, str(classes)]
-        done = subprocess.run(
-            command, env=environment(), cwd=ROOT, capture_output=True, text=True, check=True
-        )
-        return int(done.stdout)
-
-    few, many = peak(8), peak(160)
-    assert few > 1000, "kB: a step takes memory"
-    assert many < 1.25 * few + 4000
+        digits_settings(class_chunk=0)
 
 
 def gpu_settings(**given) -> ResolvedConfig:
@@ -274,22 +272,3 @@ def test_graphs_compiler_and_host_pixels_change_nothing_but_rounding(precision, 
     bound = 0.999 if precision == "fp32" else 0.97
     for end in ends[1:]:
         assert torch.cosine_similarity(end, ends[0], dim=1).min() > bound
-
-
-def test_the_gpu_benchmark_of_the_engine_runs() -> None:
-    """On a CPU, tiny: its figures mean nothing, its arithmetic does."""
-    case = Case("try", "cifar10", 3, 1, loop=True, iterations=10, real_batch=2)
-    compiled = torch.compile
-    torch.compile = lambda function, **_: function  # the compiler is not what is tried
-    try:
-        info = measure_case(case, "cpu", rounds=1)["extra_info"]
-    finally:
-        torch.compile = compiled
-    taken, loop = info["median_seconds"].values()
-    assert info["times_faster_than_loop"] == pytest.approx(loop / taken)
-    assert info["projected_hours"] == pytest.approx(10 * taken / 3600)
-    # 3 classes of 2 real forward, and 4 synthetic forward and backward
-    images = 3 * (2 + 2 * 4)
-    macs = 128 * (32**2 * 27 + 16**2 * 1152 + 8**2 * 1152)
-    assert info["network_flop_per_second"] * taken == pytest.approx(2 * macs * images)
-    assert info["images_per_second"] == pytest.approx(18 / taken)

@@ -48,28 +48,28 @@ def test_imagenet_1k_at_ipc_10_and_factor_3(tree: Path, tmp_path: Path) -> None:
 
     said = done.stderr.splitlines()
     (space,) = (i for i, line in enumerate(said) if "of memory per device" in line)
-    plan = re.fullmatch(
-        r"plan: (\d+\.\d\d) GB of memory per device, (\d+\.\d\d) GB of disk "
+    estimate = re.fullmatch(
+        r"estimate: (\d+\.\d\d) GB of memory per device, (\d+\.\d\d) GB of disk "
         r"\((\d+\.\d\d) GB free\)",
         said[space],
     )
-    assert plan is not None
-    memory, disk, _ = map(float, plan.groups())
+    assert estimate is not None
+    memory, disk, _ = map(float, estimate.groups())
     numbers = 1000 * IPC * 3 * SIDE**2
     assert disk == pytest.approx(4 * 4 * numbers / 1e9, abs=0.01)
     assert 8 * numbers / 2 / 1e9 < memory < 4
-    plan = re.fullmatch(
-        r"plan: (\d+) min for 1 iterations of ([\d.]+) s, (\d+) real images/s needed",
+    estimate = re.fullmatch(
+        r"estimate: (\d+) min for 1 iterations of ([\d.]+) s, (\d+) real images/s needed",
         said[space + 1],
     )
-    assert plan is not None
-    minutes, seconds, images = map(float, plan.groups())
+    assert estimate is not None
+    minutes, seconds, images = map(float, estimate.groups())
     assert minutes == round(seconds / 60)
     assert images == pytest.approx(4000 / seconds, abs=1)
     began = [i for i, line in enumerate(said) if line.startswith("condense 1/1")]
     assert space + 1 < began[0], "before the first iteration"
     line = json.loads((out / "metrics.jsonl").read_text())
-    assert line["seconds"] / 4 < seconds < line["seconds"] * 4, "what was foretold came"
+    assert line["seconds"] / 4 < seconds < line["seconds"] * 4, "as estimated"
 
     condensed = SyntheticSet.load(out / "synthetic.safetensors")
     assert condensed.images.shape == (1000 * IPC, 3, SIDE, SIDE)

@@ -1,4 +1,4 @@
-"""The protocol: schedule, augmentation, spread over networks; baselines; what is kept on file."""
+"""The protocol: schedule, augmentation, spread over networks; baselines; the file."""
 
 import json
 from pathlib import Path
@@ -159,7 +159,7 @@ def test_accuracy_counts_every_test_image_once() -> None:
             for i in range(size):
                 image = (test.take(label, [i]) / 255 - test.mean[0]) / test.std[0]
                 right += int(network(image).argmax() == label)
-    assert learner.accuracy(test) == right / 359
+    assert learner.measure_accuracy(test) == right / 359
 
 
 def test_random_choice_is_seeded_distinct_and_of_the_right_class() -> None:
@@ -252,13 +252,13 @@ def test_another_protocol_does_not_overwrite_an_evaluation(run: Path) -> None:
 def test_the_initialisation_is_the_one_the_run_started_from(run: Path) -> None:
     from m3d_fast.coreset import initial_pixels
     from m3d_fast.distributed import Ranks
-    from m3d_fast.evaluation.evaluator import _Evaluation
+    from m3d_fast.evaluation.evaluator import Evaluation
     from m3d_fast.run.folder import RunFolder
     from m3d_fast.synthetic import decode
 
-    evaluation = _Evaluation(RunFolder(run), quick(), Ranks())
+    evaluation = Evaluation(RunFolder(run), quick(), Ranks())
     task = Task("initial", "convnet3", 0)
-    images, labels = evaluation._sets.get(task, evaluation._trainer("convnet3"))
+    images, labels = evaluation._sets.get(task, evaluation._get_trainer("convnet3"))
     config = CondenseConfig(dataset="digits", iterations=8, device="cpu").resolved()
     expected = decode(initial_pixels(open_dataset("digits"), config), 2).flatten(0, 1)
     assert len(images) == 40

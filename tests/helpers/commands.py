@@ -1,8 +1,10 @@
 """Run the command lines as a user does: a process of its own."""
 
+import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,7 +50,7 @@ def one_thread() -> Iterator[None]:
 
 
 def resume_here(out: Path) -> None:
-    """Go on with a run in this process: it saves the seconds that a new one takes to start."""
+    """Resume a run in this process, which saves the seconds that a new one takes to start."""
     with one_thread():
         condense(CondenseConfig(out=str(out)), resume=True)
 
@@ -65,6 +67,13 @@ def condense_digits(out: Path, *more: str) -> list[str]:
         "--device": "cpu",
     }
     return [*(word for pair in fixed.items() for word in pair), *more]
+
+
+def finish_run(out: Path, *more: str) -> Path:
+    """A complete run of :func:`condense_digits`."""
+    done = run("condense", *condense_digits(out, *more))
+    assert done.returncode == 0, done.stderr
+    return out
 
 
 def start_ranks(count: int, module: str, *arguments: str) -> "subprocess.Popen[str]":
@@ -84,3 +93,24 @@ def run_ranks(count: int, module: str, *arguments: str) -> "subprocess.Completed
     process = start_ranks(count, module, *arguments)
     out, err = process.communicate(timeout=PATIENCE)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def wait_for(path: Path, seconds: float = PATIENCE) -> None:
+    """Wait until there is a file of this name, which may be a pattern."""
+    end = time.monotonic() + seconds
+    while not any(path.parent.glob(path.name)):
+        assert time.monotonic() < end, f"{path} did not come"
+        time.sleep(0.002)
+
+
+def same_result(out: Path, expected: Path) -> None:
+    """Assert that two runs have the same condensed set and losses, each iteration once."""
+    name = "synthetic.safetensors"
+    assert (out / name).read_bytes() == (expected / name).read_bytes()
+    seen, wanted = (
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (out, expected)
+    )
+    losses = {line["iteration"]: line["loss"] for line in seen}
+    assert sorted(losses) == [line["iteration"] for line in seen], "no line twice"
+    assert losses == {line["iteration"]: line["loss"] for line in wanted}

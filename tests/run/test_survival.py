@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -18,35 +17,24 @@ import torch
 from m3d_fast import CondenseConfig, EvaluateConfig, condense, evaluate
 from m3d_fast.common.errors import UserError
 from m3d_fast.run.checkpoint import Checkpoints, CheckpointWriter
-from m3d_fast.run.folder import started_config
+from m3d_fast.run.folder import resolve_resumed_config
 from m3d_fast.run.lock import FolderLock
-from tests.helpers.commands import PATIENCE, condense_digits, resume_here, run, start
+from tests.helpers.commands import (
+    PATIENCE,
+    condense_digits,
+    finish_run,
+    resume_here,
+    run,
+    same_result,
+    start,
+    wait_for,
+)
 
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that never stopped."""
-    out = tmp_path_factory.mktemp("straight") / "run"
-    done = run("condense", *condense_digits(out))
-    assert done.returncode == 0, done.stderr
-    return out
-
-
-def same_result(out: Path, straight: Path) -> None:
-    name = "synthetic.safetensors"
-    assert (out / name).read_bytes() == (straight / name).read_bytes()
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    expected = [json.loads(line) for line in (straight / "metrics.jsonl").read_text().splitlines()]
-    seen = {line["iteration"]: line["loss"] for line in lines}
-    assert sorted(seen) == [line["iteration"] for line in lines], "no line twice"
-    assert seen == {line["iteration"]: line["loss"] for line in expected}
-
-
-def wait_for(path: Path, seconds: float = PATIENCE) -> None:
-    end = time.monotonic() + seconds
-    while not path.exists():
-        assert time.monotonic() < end, f"{path} did not come"
-        time.sleep(0.002)
+    return finish_run(tmp_path_factory.mktemp("straight") / "run")
 
 
 def test_the_run_folder_is_complete(straight: Path) -> None:
@@ -117,10 +105,7 @@ LONGER = ("--iterations", "40", "--checkpoint-every", "1000", "--real-batch", "3
 
 @pytest.fixture(scope="module")
 def longer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("longer") / "run"
-    done = run("condense", *condense_digits(out, *LONGER))
-    assert done.returncode == 0, done.stderr
-    return out
+    return finish_run(tmp_path_factory.mktemp("longer") / "run", *LONGER)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -172,9 +157,9 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_from_its_checkpoint(
     assert "Traceback" not in err
     last = err.splitlines()[-1]
     assert "cannot be written (No space left on device)" in last
-    kept = Checkpoints(out).iteration()
+    kept = Checkpoints(out).newest_iteration()
     assert kept is not None
-    assert f"the checkpoint of iteration {kept} is kept, go on from it with --resume" in last
+    assert f"the checkpoint of iteration {kept} is kept, resume from it with --resume" in last
     assert not list(out.glob(".*.part"))
     filler.unlink()
     resume_here(out)
@@ -240,21 +225,21 @@ def test_checkpoints_pace_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyP
     now = [1000.0]
     monkeypatch.setattr("m3d_fast.run.checkpoint.time.monotonic", lambda: now[0])
     writer = CheckpointWriter(Checkpoints(tmp_path), range(4), 4, None)
-    assert not writer.is_time()
+    assert not writer.is_due()
     now[0] += 31
-    assert writer.is_time()
+    assert writer.is_due()
     release = threading.Event()
     monkeypatch.setattr(Checkpoints, "save", lambda *_: release.wait(10))
     writer.save(state(1.0), 1)
     now[0] += 31
-    assert not writer.is_time(), "the last one is still being written"
+    assert not writer.is_due(), "the last one is still being written"
     release.set()
     writer.wait()
-    assert writer.is_time()
+    assert writer.is_due()
     writer.cost = 2.0
-    assert not writer.is_time()
+    assert not writer.is_due()
     now[0] += 170
-    assert writer.is_time()
+    assert writer.is_due()
 
 
 def test_any_number_of_ranks_reads_what_any_other_wrote(tmp_path: Path) -> None:
@@ -276,14 +261,14 @@ def test_the_newest_complete_checkpoint_counts(tmp_path: Path) -> None:
     assert checkpoints.load(range(4)) is None
     checkpoints.save(state(1.0), 1, range(4), 4)
     checkpoints.save(state(2.0, 2), 2, range(2), 4)  # its other half was never written
-    assert checkpoints.iteration() == 1
+    assert checkpoints.newest_iteration() == 1
     (tmp_path / ".checkpoint-0000002-classes-0002-0004.safetensors.part").write_bytes(b"")
-    checkpoints.tidy()
+    checkpoints.remove_old()
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.safetensors"]
     checkpoints.save(state(2.0, 2), 2, range(2), 4)
     checkpoints.save(state(4.0, 2), 2, range(2, 4), 4)
-    assert checkpoints.iteration() == 2
-    checkpoints.tidy()
+    assert checkpoints.newest_iteration() == 2
+    checkpoints.remove_old()
     assert len(list(tmp_path.iterdir())) == 2
 
 
@@ -302,15 +287,15 @@ def test_a_folder_in_use_is_refused_by_name_and_free_after_a_kill(straight, tmp_
     lock = FolderLock(out)
     lock.acquire()
     with pytest.raises(UserError, match=f"in use by process {os.getpid()}"):
-        FolderLock(out).probe()
+        FolderLock(out).check_free()
     lock.share()  # as the ranks of a job do
     other = FolderLock(out)
     other.share()
     lock.release()
     with pytest.raises(UserError, match="in use"):
-        FolderLock(out).probe()
+        FolderLock(out).check_free()
     other.release()
-    FolderLock(out).probe()
+    FolderLock(out).check_free()
 
 
 def test_two_evaluations_of_a_run_are_refused(straight: Path) -> None:
@@ -331,12 +316,12 @@ def test_a_run_goes_on_elsewhere_with_what_suits_the_machine(tmp_path: Path, cap
     content = json.loads((out / "config.json").read_text())
     content["settings"] |= {"device": "cuda", "precision": "bf16", "iterations": 6}
     (out / "config.json").write_text(json.dumps(content))
-    resumed = started_config(CondenseConfig(out=str(out), device="cpu"), resume=True)
+    resumed = resolve_resumed_config(CondenseConfig(out=str(out), device="cpu"), resume=True)
     assert (resumed.precision, resumed.compile) == (None, None), "chosen anew for the CPU"
     assert (resumed.real_batch, resumed.iterations) == (8, 6)
     with caplog.at_level("INFO", "m3d_fast"):
         condense(CondenseConfig(out=str(out), device="cpu", precision="fp32"), resume=True)
-    said = "goes on with device cpu instead of cuda, precision fp32 instead of bf16"
+    said = "resumed with device cpu instead of cuda, precision fp32 instead of bf16"
     assert any(said in record.getMessage() for record in caplog.records)
     after = json.loads((out / "config.json").read_text())
     assert after["settings"]["device"] == "cuda"
@@ -345,7 +330,7 @@ def test_a_run_goes_on_elsewhere_with_what_suits_the_machine(tmp_path: Path, cap
 
 
 def test_what_is_not_given_is_the_runs(straight: Path) -> None:
-    given = started_config(CondenseConfig(out=str(straight), ipc=3), resume=True)
+    given = resolve_resumed_config(CondenseConfig(out=str(straight), ipc=3), resume=True)
     assert (given.ipc, given.dataset, given.real_batch) == (3, "digits", 8)
-    fresh = started_config(CondenseConfig(out=str(straight), ipc=3), resume=False)
+    fresh = resolve_resumed_config(CondenseConfig(out=str(straight), ipc=3), resume=False)
     assert (fresh.dataset, fresh.real_batch) == (None, None)

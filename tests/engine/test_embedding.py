@@ -1,0 +1,56 @@
+"""Features do not depend on pieces, and compiled or in bf16 only in their rounding."""
+
+import pytest
+import torch
+
+from m3d_fast.engine.embedding import Embedder, choose_piece_size
+from m3d_fast.methods.protocol import Views
+from m3d_fast.networks import build_network
+from tests.helpers.condensers import digits_settings, run_steps
+
+
+def test_pieces_are_equal_where_they_need_not_be_small() -> None:
+    assert choose_piece_size(128, 64) == 64
+    assert choose_piece_size(130, 64) == 64  # none of at most twice as many pieces divides it
+    assert choose_piece_size(96, 64) == 48
+    assert choose_piece_size(127, 64) == 64
+
+
+def test_an_embedding_in_pieces_is_that_of_the_whole() -> None:
+    torch.manual_seed(3)
+    embedder = Embedder(
+        build_network("convnet3", 1, 16, 10),
+        torch.device("cpu"),
+        "fp32",
+        False,
+        mean=(0.3,),
+        std=(0.2,),
+        operations=("color", "crop", "cutout"),
+    )
+    views = Views(torch.randint(0, 256, (4, 12, 1, 16, 16), dtype=torch.uint8), torch.rand(4, 12))
+    whole = embedder.real(views)
+    for piece in (1, 5, 12, 24):
+        embedder._piece = piece
+        torch.testing.assert_close(embedder.real(views), whole, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("default")  # dynamo looks at .grad of tensors that have none
+def test_a_compiled_step_is_the_eager_step() -> None:
+    eager, losses = run_steps(digits_settings(compile=False), 1)
+    compiled, same = run_steps(digits_settings(compile=True), 1)
+    torch.testing.assert_close(same[0], losses[0], atol=2e-5, rtol=1e-4)
+    exact, ours = eager.state()["momentum"], compiled.state()["momentum"]
+    assert (ours - exact).abs().max() < 1e-3 * exact.abs().max()
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("compile", [False, True])
+def test_bf16_features_stay_close_to_float32(compile: bool) -> None:
+    full, losses = run_steps(digits_settings(compile=False), 1)
+    half, rough = run_steps(digits_settings(precision="bf16", compile=compile), 1)
+    torch.testing.assert_close(rough[0], losses[0], rtol=0.02, atol=0.01)
+    assert half.pixels.dtype == torch.float32
+    cosine = torch.cosine_similarity(
+        full.state()["momentum"].flatten(1), half.state()["momentum"].flatten(1), dim=1
+    )
+    assert cosine.min() > 0.98

@@ -1,0 +1,47 @@
+"""The update of the pixels is that of torch's SGD, and the same where they live on the host."""
+
+import pytest
+import torch
+
+from m3d_fast.engine.pixel_store import PixelState
+from tests.helpers.condensers import copy_state, digits_condenser, digits_settings
+
+
+def test_a_step_is_that_of_torchs_sgd_bit_for_bit() -> None:
+    pixels = torch.rand(3, 2, 1, 8, 8)
+    state = PixelState(pixels.clone(), torch.zeros_like(pixels))
+    reference = torch.nn.Parameter(pixels.clone())
+    optimizer = torch.optim.SGD([reference], lr=0.7, momentum=0.5)
+    for _ in range(4):
+        gradient = torch.randn_like(pixels)
+        state.step_(gradient, lr=0.7, momentum=0.5)
+        reference.grad = gradient
+        optimizer.step()
+        reference.data.clamp_(0, 1)
+        assert torch.equal(state.pixels, reference)
+        assert torch.equal(state.momentum, optimizer.state[reference]["momentum_buffer"])
+    assert (pixels == 0).sum() < (state.pixels == 0).sum()
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 5, 10])
+def test_pixels_on_the_host_end_with_the_same_bytes(chunk: int) -> None:
+    config = digits_settings(class_chunk=chunk, real_batch=4)
+    near, far = digits_condenser(config), digits_condenser(config, host_pixels=True)
+    for iteration in range(3):
+        ours, theirs = far.step(iteration), near.step(iteration)
+        assert torch.equal(ours.losses, theirs.losses)
+    for name, tensor in near.state().items():
+        assert torch.equal(far.state()[name], tensor)
+
+
+def test_pixels_on_the_host_may_be_loaded_between_steps() -> None:
+    """A chunk that was fetched ahead is fetched again."""
+    config = digits_settings(class_chunk=5, real_batch=4)
+    one, other = digits_condenser(config, host_pixels=True), digits_condenser(config)
+    one.step(0)
+    other.step(0)
+    start = copy_state(digits_condenser(config))
+    for condenser in (one, other):
+        condenser.load_state(start)
+        condenser.step(0)
+    assert torch.equal(one.pixels, other.pixels)
