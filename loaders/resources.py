@@ -1,4 +1,4 @@
-"""Is there room on the device for the whole set?"""
+"""Memory that a data set may take."""
 
 import math
 
@@ -9,11 +9,11 @@ from ..common.hardware import free_bytes
 from ..common.processes import processes_on_machine
 
 
-def refuse_without_room(name: str, shape: tuple[int, ...], device: torch.device) -> None:
-    """Refuse before any decoding what cannot be held as uint8 of ``shape`` on the device.
+def check_free_memory(name: str, shape: tuple[int, ...], device: torch.device) -> None:
+    """Refuse, before any decoding, images that cannot be held as uint8 of ``shape`` on the device.
 
     Raises:
-        DataError: if less memory is free than that.
+        DataError: if less memory is free.
     """
     needed, free = math.prod(shape), free_bytes(device)
     if needed > free:
@@ -26,7 +26,7 @@ def refuse_without_room(name: str, shape: tuple[int, ...], device: torch.device)
 def spare_bytes(device: torch.device) -> int:
     """Bytes that may be kept for a whole run: at least half of the memory stays free.
 
-    On a GPU half of all there is, for networks and activations; in RAM half of what is free, shared
+    On a GPU half of the total, for networks and activations; in RAM half of what is free, shared
     by the processes that ``torchrun`` started on this machine.
     """
     if device.type == "cuda":

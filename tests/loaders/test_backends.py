@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from m3d_fast.loaders import DataError, backends
-from m3d_fast.loaders.backends import choose_back_end
-from m3d_fast.loaders.ffcv.packed_file import Packed, default_file, index_checksum
+from m3d_fast.loaders.backends import open_image_files
+from m3d_fast.loaders.ffcv.packed_file import PackedFile, Sidecar, default_file, index_checksum
 from m3d_fast.loaders.image_files.worker_images import FolderImages
 
 SIZE = 8
@@ -37,12 +37,12 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def ffcv(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """FFCV is there, and says which files were opened."""
+    """FFCV is installed; returns the files that are opened."""
     opened: list[Path] = []
 
-    def images(path: Path, *, workers: int | None) -> SimpleNamespace:
-        opened.append(path)
-        return SimpleNamespace(path=path, workers=workers)
+    def images(packed: PackedFile, *, workers: int | None) -> SimpleNamespace:
+        opened.append(packed.path)
+        return SimpleNamespace(path=packed.path, workers=workers)
 
     module = SimpleNamespace(FfcvImages=images, load_ffcv=lambda: None)
     monkeypatch.setitem(sys.modules, "m3d_fast.loaders.ffcv.images", module)
@@ -53,7 +53,7 @@ def write_packed(file: Path, root: Path, **other: object) -> Path:
     """A file with its sidecar, of four bytes."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(b"data")
-    packed = Packed(
+    sidecar = Sidecar(
         dataset="folder",
         split="train",
         size=SIZE,
@@ -68,13 +68,13 @@ def write_packed(file: Path, root: Path, **other: object) -> Path:
         root=str(root),
         versions={},
     )
-    replace(packed, **other).write(file)
+    replace(sidecar, **other).write(file)
     return file
 
 
 def opened(root: Path, split: str = "train", loader: str = "auto", **other: object) -> object:
     given = {"name": "folder", "size": SIZE, "workers": None} | other
-    return choose_back_end(root=root, split=split, loader=loader, **given)
+    return open_image_files(root=root, split=split, loader=loader, **given)
 
 
 @pytest.fixture
@@ -161,7 +161,11 @@ def test_a_packed_file_given_leads_to_its_other_split(root: Path, tmp_path: Path
     ("other", "asked", "message"),
     [
         ({"dataset": "imagenet10"}, {}, "holds imagenet10, not folder"),
-        ({"size": 16}, {}, "holds images of 16 px, 8 px were asked for"),
+        (
+            {"size": 16},
+            {},
+            "holds images of 16 px, 8 px were requested: take --size 16 or pack again",
+        ),
         ({"split": "test"}, {}, "holds the test split, not train"),
         (
             {"dataset": "imagenette"},

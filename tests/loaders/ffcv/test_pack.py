@@ -22,9 +22,9 @@ pytest.importorskip("skimage")
 
 from benchmarks import imagenet_like
 from m3d_fast.loaders import DataError
-from m3d_fast.loaders.ffcv.packed_file import open_packed, sidecar
+from m3d_fast.loaders.ffcv.packed_file import open_packed, sidecar_path
 from m3d_fast.loaders.ffcv.storing import encode
-from m3d_fast.loaders.image_files.decoding import as_rgb, decode_image
+from m3d_fast.loaders.image_files.decoding import convert_to_rgb, decode_image
 from m3d_fast.loaders.pack import main, pack
 from m3d_fast.loaders.subsets import subset_classes
 
@@ -126,26 +126,30 @@ def test_the_command_packs_the_very_pixels(run: Run, root: Path) -> None:
     path = root / "m3d_fast" / "imagenette-train-32-raw.beton"
     assert "packing 30 images of imagenette (train, 32 px, raw): 0.03 GB in" in message
     assert f"packed 30 images into {path}" in message
-    packed = open_packed(path, dataset="imagenette", size=SIZE)
-    assert packed.class_names == CLASSES
-    assert packed.class_sizes == (3,) * 10
-    assert (packed.split, packed.store, packed.skipped) == ("train", "raw", ())
-    assert packed.root == str(root)
-    assert packed.versions["ffcv"] == "1.0.2"
+    sidecar = open_packed(path).sidecar
+    assert (sidecar.dataset, sidecar.size) == ("imagenette", SIZE)
+    assert sidecar.class_names == CLASSES
+    assert sidecar.class_sizes == (3,) * 10
+    assert (sidecar.split, sidecar.store, sidecar.skipped) == ("train", "raw", ())
+    assert sidecar.root == str(root)
+    assert sidecar.versions["ffcv"] == "1.0.2"
     images = stored(path)
     assert len(images) == 30
-    for (content, *form), file, checksum in zip(images, files(root), packed.crc32, strict=True):
+    for (content, *form), file, checksum in zip(images, files(root), sidecar.crc32, strict=True):
         assert form == [1, SIZE, SIZE]
         assert content == reference(file).tobytes(), file
         assert checksum == zlib.crc32(content)
-    assert sorted(file.name for file in path.parent.iterdir()) == [path.name, sidecar(path).name]
+    assert sorted(file.name for file in path.parent.iterdir()) == [
+        path.name,
+        sidecar_path(path).name,
+    ]
 
 
 def test_jpeg_stays_near_the_pixels(run: Run, root: Path) -> None:
     status, message = run(root, "--store", "jpeg:95", "--workers", "1")
     assert status == 0, message
     path = root / "m3d_fast" / "imagenette-train-32-jpeg95.beton"
-    assert open_packed(path).store == "jpeg:95"
+    assert open_packed(path).sidecar.store == "jpeg:95"
     for (content, *form), file in zip(stored(path), files(root), strict=True):
         assert form == [0, SIZE, SIZE]
         # grain of many colours at 32 px is what JPEG is worst at
@@ -169,19 +173,19 @@ def test_original_keeps_the_bytes(run: Run, root: Path) -> None:
         if number in (1, 2, 3):  # four inks, PNG, 16 bits: FFCV's decoder cannot read them
             assert Image.open(io.BytesIO(content)).mode == "RGB"
             with Image.open(file) as image:
-                exact = np.asarray(as_rgb(image), np.int16)
+                exact = np.asarray(convert_to_rgb(image), np.int16)
             assert np.abs(pixels(content) - exact).mean() < 8, file
         else:
             assert content == file.read_bytes(), file
 
 
 def test_the_number_of_workers_changes_no_pixel(run: Run, whole: Path, tmp_path: Path) -> None:
-    prints = []
+    checksums = []
     for workers in ("1", "3"):
         out = tmp_path / f"{workers}.beton"
         assert run(whole, "--out", str(out), "--workers", workers)[0] == 0
-        prints.append(open_packed(out).fingerprint)
-    assert prints[0] == prints[1]
+        checksums.append(open_packed(out).sidecar.crc32.tolist())
+    assert checksums[0] == checksums[1]
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -211,10 +215,10 @@ def test_skip_leaves_them_out_and_says_so(run: Run, root: Path, workers: str) ->
     assert status == 0, message
     assert "leaving out 2 damaged images" in message
     path = root / "m3d_fast" / "imagenette-train-32-raw.beton"
-    packed = open_packed(path)
-    assert packed.class_sizes == (3, 2, 3, 3, 3, 3, 3, 3, 3, 2)
-    assert [name for name, _ in packed.skipped] == [str(p.relative_to(root)) for p in damaged]
-    assert all("cannot be decoded" in reason for _, reason in packed.skipped)
+    sidecar = open_packed(path).sidecar
+    assert sidecar.class_sizes == (3, 2, 3, 3, 3, 3, 3, 3, 3, 2)
+    assert [name for name, _ in sidecar.skipped] == [str(p.relative_to(root)) for p in damaged]
+    assert all("cannot be decoded" in reason for _, reason in sidecar.skipped)
     good = [file for file in files(root) if file not in damaged]
     for (content, *_), file in zip(stored(path), good, strict=True):
         assert content == reference(file).tobytes()
@@ -234,8 +238,8 @@ def test_a_class_of_damaged_files_alone(run: Run, root: Path) -> None:
     [
         (["--store", "png"], "stored as raw, jpeg:QUALITY"),
         (["--store", "jpeg:101"], "stored as raw, jpeg:QUALITY"),
-        (["--split", "val"], "the split is train or test"),
-        (["--on-bad-image", "ask"], "stop or skip, got 'train' and 'ask'"),
+        (["--split", "val"], "split: 'val' is not known; known: train, test"),
+        (["--on-bad-image", "ask"], "on_bad_image: 'ask' is not known; known: stop, skip"),
         (["--workers", "0"], "at least one worker must decode, got 0"),
         (["--out", "photographs.zip"], "ends in .beton, got photographs.zip"),
         (["--size", "3"], "at least 8 pixels, got 3"),
@@ -376,7 +380,7 @@ def test_killed_packing_leaves_nothing_that_opens(
     process.communicate(timeout=20)
     assert gone(workers)
     assert not out.exists()
-    assert not sidecar(out).exists()
+    assert not sidecar_path(out).exists()
     # the next run clears up
     assert run(whole, "--out", str(out))[0] == 0
     assert sorted(file.name for file in tmp_path.iterdir()) == ["x.beton", "x.beton.json"]
@@ -421,7 +425,7 @@ def test_a_death_between_file_and_sidecar_leaves_nothing_that_opens(
     path = root / "m3d_fast" / "imagenette-train-32-raw.beton"
     assert run(root)[0] == 0
     open_packed(path)
-    in_steps("m3d_fast.loaders.ffcv.packed_file.Packed.write")
+    in_steps("m3d_fast.loaders.ffcv.packed_file.Sidecar.write")
     with pytest.raises(KeyboardInterrupt):
         pack("imagenette", root, size=SIZE, workers=1)
     with pytest.raises(DataError, match="is missing: packing was interrupted"):

@@ -18,8 +18,8 @@ from m3d_fast.loaders.image_files.trees import ImageTree
 from m3d_fast.loaders.image_files.worker_images import FolderImages
 from m3d_fast.loaders.readers.labelled import LabelledImages
 from m3d_fast.loaders.resources import spare_bytes
+from m3d_fast.loaders.streaming.prefetcher import Fill, Prefetcher
 from m3d_fast.loaders.streaming.resident import Resident
-from m3d_fast.loaders.streaming.ring import Fill, Ring
 from m3d_fast.loaders.streaming.streamed import StreamedImages
 from tests.helpers.betons import CLASS_SIZES, RAW
 
@@ -61,11 +61,11 @@ class Shelf:
         yield fill
 
     @contextmanager
-    def read(self, plan: Iterator[np.ndarray]) -> Iterator[Iterator[torch.Tensor]]:
+    def read(self, row_batches: Iterator[np.ndarray]) -> Iterator[Iterator[torch.Tensor]]:
         self.reads += 1
         self.open += 1
-        ring = Ring(
-            plan,
+        prefetcher = Prefetcher(
+            row_batches,
             self._worker,
             SHAPE,
             source=self.source,
@@ -73,12 +73,12 @@ class Shelf:
             layout=self.layout,
         )
         try:
-            with ring as tensors:
-                handed_out: list[torch.Tensor] = []
-                yield (handed_out.append(tensor) or tensor for tensor in tensors)  # type: ignore[func-returns-value]
+            with prefetcher as tensors:
+                served: list[torch.Tensor] = []
+                yield (served.append(tensor) or tensor for tensor in tensors)  # type: ignore[func-returns-value]
         finally:
-            # what was handed out is not valid any more
-            for tensor in handed_out[-1:]:
+            # the last tensor is not valid any more
+            for tensor in served[-1:]:
                 tensor.zero_()
             self.open -= 1
 
@@ -93,7 +93,7 @@ def in_memory() -> MemoryImages:
     return MemoryImages(data, seed=5, **STATISTICS)
 
 
-def room_for(images: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def limit_memory(images: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "m3d_fast.loaders.streaming.resident.spare_bytes", lambda device: images * IMAGE_BYTES
     )
@@ -114,10 +114,10 @@ def real(
         return streamed(shelf)
     if request.param == "kept":
         return streamed(shelf, cache="device")
-    room_for(9, monkeypatch)
+    limit_memory(9, monkeypatch)
     images = streamed(shelf, cache="auto", classes=[1, 0, 2])
     assert images._reader._resident is not None
-    assert images._reader._resident.holds.tolist() == [True, True, False, False]
+    assert images._reader._resident.classes.tolist() == [True, True, False, False]
     # as if the device were another than RAM: what is kept is gathered by threads
     images._reader._in_ram = request.param == "kept elsewhere"
     return images
@@ -185,20 +185,20 @@ def test_ordered_gives_every_image_once_by_class(real: StreamedImages, batch_siz
 
 
 def test_resumed_equals_uninterrupted_at_any_point(real: StreamedImages) -> None:
-    for handed_out in (0, 1, 4):
+    for served in (0, 1, 4):
         with real.batches(CYCLE, 3) as stream:
-            for _ in range(handed_out):
+            for _ in range(served):
                 next(stream)
             state = real.state_dict()
             following = next(stream).clone()
         resumed = streamed()
         resumed.load_state_dict(state)
-        place = handed_out % len(CYCLE)
-        with resumed.batches(CYCLE[place:] + CYCLE[:place], 3) as stream:
+        start = served % len(CYCLE)
+        with resumed.batches(CYCLE[start:] + CYCLE[:start], 3) as stream:
             assert torch.equal(next(stream), following)
 
 
-def test_state_counts_what_was_handed_out_not_what_was_read_ahead() -> None:
+def test_state_counts_what_was_served_not_what_was_read_ahead() -> None:
     shelf = Shelf()
     real = streamed(shelf)
     with real.batches([[0, 1]], 2) as stream:
@@ -272,7 +272,7 @@ def test_what_is_kept_is_read_once_and_in_order() -> None:
 
 
 def test_only_what_is_not_kept_is_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
-    room_for(9, monkeypatch)
+    limit_memory(9, monkeypatch)
     shelf = Shelf(workers=1)
     real = streamed(shelf, cache="auto", classes=[1, 0, 2])
     assert sorted(shelf.read_rows) == list(range(8))
@@ -285,7 +285,7 @@ def test_only_what_is_not_kept_is_streamed(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize(
-    ("cache", "room", "classes", "line"),
+    ("cache", "fitting", "classes", "line"),
     [
         (
             "auto",
@@ -313,13 +313,13 @@ def test_only_what_is_not_kept_is_streamed(monkeypatch: pytest.MonkeyPatch) -> N
 )
 def test_one_line_says_what_is_where(
     cache: str,
-    room: int,
+    fitting: int,
     classes: list[int] | None,
     line: str,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    room_for(room, monkeypatch)
+    limit_memory(fitting, monkeypatch)
     with caplog.at_level(logging.INFO, logger="m3d_fast"):
         streamed(cache=cache, classes=classes)
     assert caplog.messages == [f"the test: {line}"]
@@ -329,13 +329,13 @@ def test_filling_says_how_far_it_is(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("m3d_fast.loaders.streaming.resident._PIECE_BYTES", 7 * IMAGE_BYTES)
-    monkeypatch.setattr("m3d_fast.loaders.streaming.resident._LINE_SECONDS", 0.0)
+    monkeypatch.setattr("m3d_fast.common.progress.PLAIN_SECONDS", 0.0)
     with caplog.at_level(logging.INFO, logger="m3d_fast"):
         real = streamed(cache="device")
     assert [m.split(",")[0] for m in caplog.messages[1:]] == [
-        "kept 7 of 17 images",
-        "kept 14 of 17 images",
-        "kept 17 of 17 images",
+        "reading the test 7/17",
+        "reading the test 14/17",
+        "reading the test 17/17",
     ]
     assert torch.equal(torch.cat([images for images, _ in real.ordered(5)]), IMAGES)
 
@@ -354,7 +354,9 @@ def test_a_cache_that_does_not_fit_is_refused(cache: str, monkeypatch: pytest.Mo
 
 
 def test_wrong_arguments_are_refused() -> None:
-    with pytest.raises(DataError, match="the cache is auto, device, host, none, got 'gpu'"):
+    with pytest.raises(
+        DataError, match="cache: 'gpu' is not known; known: auto, device, host, none"
+    ):
         streamed(cache="gpu")
     with pytest.raises(DataError, match="class 4 does not exist"):
         streamed(cache="auto", classes=[4])
@@ -362,12 +364,14 @@ def test_wrong_arguments_are_refused() -> None:
         StreamedImages(Shelf(), mean=(0.5,), std=(0.2, 0.2, 0.2))
 
 
-def test_the_roomier_place_is_taken_the_device_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    from m3d_fast.loaders.streaming.resident import _best
+def test_the_memory_with_more_classes_is_chosen_the_device_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from m3d_fast.loaders.streaming.resident import _choose_memory
 
     gpu, host = torch.device("cuda"), torch.device("cpu")
-    room = {gpu: 0, host: 0}
-    monkeypatch.setattr("m3d_fast.loaders.streaming.resident.spare_bytes", room.__getitem__)
+    spare = {gpu: 0, host: 0}
+    monkeypatch.setattr("m3d_fast.loaders.streaming.resident.spare_bytes", spare.__getitem__)
     for on_gpu, in_ram, expected in (
         (30, 99, (gpu, 3)),
         (29, 99, (host, 3)),
@@ -375,8 +379,8 @@ def test_the_roomier_place_is_taken_the_device_first(monkeypatch: pytest.MonkeyP
         (9, 20, (host, 2)),
         (0, 0, (gpu, 0)),
     ):
-        room.update({gpu: on_gpu, host: in_ram})
-        assert _best([gpu, host], [10, 10, 10]) == expected
+        spare.update({gpu: on_gpu, host: in_ram})
+        assert _choose_memory([gpu, host], [10, 10, 10]) == expected
 
 
 def test_half_of_the_memory_stays_free(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -413,10 +417,10 @@ def test_a_containers_limit_counts(
     assert free_bytes(torch.device("cpu")) > 450000
 
 
-def test_gathering_from_ram_uses_the_places(monkeypatch: pytest.MonkeyPatch) -> None:
-    places = np.full(6, -1, np.int32)
-    places[[4, 2]] = [0, 1]
-    resident = Resident(IMAGES[:2], places, np.array([True]))
+def test_gathering_from_ram_uses_the_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = np.full(6, -1, np.int32)
+    index[[4, 2]] = [0, 1]
+    resident = Resident(IMAGES[:2], index, np.array([True]))
     with resident.read(iter([np.array([2, 4, 4]), np.array([2])])) as tensors:
         assert torch.equal(next(tensors), IMAGES[[1, 0, 0]])
         assert torch.equal(next(tensors), IMAGES[[1]])
@@ -429,6 +433,7 @@ def test_every_back_end_serves_the_same(
     from PIL import Image
 
     from m3d_fast.loaders.ffcv.images import FfcvImages
+    from m3d_fast.loaders.ffcv.packed_file import open_packed
 
     ends = np.cumsum(CLASS_SIZES)
     files: dict[str, list[Path]] = {f"class{index}": [] for index in range(len(CLASS_SIZES))}
@@ -438,7 +443,7 @@ def test_every_back_end_serves_the_same(
         Image.fromarray(image).save(path)
         files[name].append(path)
     folder = FolderImages(ImageTree(tmp_path, files), 16, workers=workers)
-    packed = FfcvImages(betons["raw"], workers=workers)
+    packed = FfcvImages(open_packed(betons["raw"]), workers=workers)
     one, other = (
         StreamedImages(back_end, cache="none", seed=3, **STATISTICS)  # type: ignore[arg-type]
         for back_end in (folder, packed)
