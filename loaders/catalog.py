@@ -144,5 +144,7 @@ def _read(
             data = read_digits(split)
         case _:
             raise AssertionError(f"{name} comes as image files")
-    check_free_memory(name, (*data.images.shape[:2], side, side), device)
+    count, channels = data.images.shape[:2]
+    what, advice = f"{name} ({count} images of {side} px)", "take a smaller --size or subset"
+    check_free_memory(what, count * channels * side**2, device, advice)
     return replace(data, images=resize_images(data.images, side))

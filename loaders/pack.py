@@ -122,10 +122,9 @@ def _write(
     largest = largest_image(request, tree)
     images = EncodedImages(tree, size=request.size, store=request.store, largest=largest)
     bad = write_images(images, partial, workers=workers, label=label)
-    skipped: list[tuple[str, str]] = []
+    skipped = tuple((os.path.relpath(images.path(row), root), bad[row]) for row in bad)
     if bad:
-        skipped = [(os.path.relpath(images.path(row), root), bad[row]) for row in bad]
-        log.warning("%s", "\n".join(reason for _, reason in skipped))
+        log.warning("%s", "\n".join(bad.values()))
         if on_bad_image == "stop":
             raise DataError(
                 f"{len(bad)} of {len(images)} images are damaged and listed above, nothing was "
@@ -140,7 +139,7 @@ def _write(
     return Sidecar(
         **vars(request),
         class_sizes=tuple(len(members) for members in tree.files.values()),
-        skipped=tuple(skipped),
+        skipped=skipped,
         bytes=partial.stat().st_size,
         index_ranges=ranges,
         index_checksum=index_checksum(partial, ranges),

@@ -1,7 +1,5 @@
 """Memory that a data set may take."""
 
-import math
-
 import torch
 
 from ..common.errors import DataError
@@ -9,18 +7,12 @@ from ..common.hardware import free_bytes
 from ..common.processes import processes_on_machine
 
 
-def check_free_memory(name: str, shape: tuple[int, ...], device: torch.device) -> None:
-    """Refuse, before any decoding, images that cannot be held as uint8 of ``shape`` on the device.
-
-    Raises:
-        DataError: if less memory is free.
-    """
-    needed, free = math.prod(shape), free_bytes(device)
+def check_free_memory(what: str, needed: int, device: torch.device, advice: str) -> None:
+    """Raise DataError, with ``advice``, unless ``needed`` bytes are free on the device."""
+    free = free_bytes(device)
     if needed > free:
-        raise DataError(
-            f"{name} needs {needed / 1e9:.2f} GB for {shape[0]} images of {shape[-1]} px, "
-            f"{free / 1e9:.2f} GB are free on {device}: take a smaller --size or a smaller subset"
-        )
+        sizes = f"{needed / 1e9:.2f} GB on {device}, {free / 1e9:.2f} GB are free"
+        raise DataError(f"{what} needs {sizes}: {advice}")
 
 
 def spare_bytes(device: torch.device) -> int:

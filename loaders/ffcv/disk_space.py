@@ -24,7 +24,7 @@ def page_bytes(largest: int) -> int:
 def largest_image(request: PackingRequest, tree: ImageTree) -> int:
     """Limit for the bytes of one stored image."""
     if request.store != "original":
-        # a JPEG of noise at quality 100 is no larger than its pixels by much
+        # a JPEG of noise at quality 100 is little larger than its pixels
         return 4 * request.size**2 + 4096
     files = (path.stat().st_size for members in tree.files.values() for path in members)
     # some are encoded again, and may grow

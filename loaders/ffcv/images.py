@@ -202,7 +202,7 @@ class _Index:
         self.compared = np.zeros(total, np.bool_)
         decoded = 3 * self.heights.astype(np.int64) * self.widths
         if (self.offsets + self.sizes > path.stat().st_size).any():
-            raise _describe_damage(path, "images lie beyond its end")
+            raise _describe_damage(path, "images extend beyond its end")
         if (decoded[~self.encoded] != self.sizes[~self.encoded]).any():
             raise _describe_damage(path, "raw images have other sizes than their pixels")
         self.largest, self.largest_image = int(self.sizes.max()), int(decoded.max())

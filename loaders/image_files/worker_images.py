@@ -41,7 +41,7 @@ _PRELOADED = [
     "PIL.Image",
     "torchvision.transforms.v2.functional",
 ]
-_hide_main = threading.Lock()
+_main_lock = threading.Lock()
 
 
 class FolderImages:
@@ -78,10 +78,10 @@ class FolderImages:
     @contextmanager
     def read(self, row_batches: Iterator[IntArray]) -> Iterator[Iterator[Tensor]]:
         """Decode these rows, in their order, ahead of the reader; see ``BackEnd``."""
-        first, all_of_them = _read_ahead(row_batches)
+        first, complete = _read_ahead(row_batches)
         lengths: deque[int] = deque()
         paths = self._divide(chain(first, row_batches), lengths)
-        pieces = _decode(paths, self.image_shape[-1], 0 if all_of_them else self.workers)
+        pieces = _decode(paths, self.image_shape[-1], 0 if complete else self.workers)
         try:
             yield self._assemble(pieces, lengths)
         finally:
@@ -90,7 +90,7 @@ class FolderImages:
                 pieces._shutdown_workers()
 
     def _divide(self, row_batches: Iterable[IntArray], lengths: deque[int]) -> Iterator[list[Path]]:
-        """Files to decode together; appends the length of every batch to ``lengths``."""
+        """Files that are decoded together; appends the length of every batch to ``lengths``."""
         for rows in row_batches:
             lengths.append(len(rows))
             classes = np.searchsorted(self._ends, rows, side="right")
@@ -127,7 +127,7 @@ class FolderImages:
 
 
 def _read_ahead(row_batches: Iterator[IntArray]) -> tuple[list[IntArray], bool]:
-    """The first arrays of rows, and whether these few are all."""
+    """The first arrays of rows, and whether there are no others."""
     first: list[IntArray] = []
     while sum(map(len, first)) <= _SHORT:
         try:
@@ -138,7 +138,7 @@ def _read_ahead(row_batches: Iterator[IntArray]) -> tuple[list[IntArray], bool]:
 
 
 def _decode(paths: Iterator[list[Path]], size: int, workers: int) -> Iterator[Any]:
-    """Decode every list of files into one tensor; a ``DataError`` comes as an item."""
+    """Decode every list of files into one tensor; a ``DataError`` is an item."""
     context = multiprocessing.get_context("forkserver") if workers else None
     if context is not None:
         context.set_forkserver_preload(_PRELOADED)
@@ -153,7 +153,7 @@ def _decode(paths: Iterator[list[Path]], size: int, workers: int) -> Iterator[An
         # otherwise the global generator would be advanced
         generator=torch.Generator(),
     )
-    with _start_without_main():
+    with _hide_main():
         return iter(loader)
 
 
@@ -192,9 +192,9 @@ def _ignore_interrupts(worker: int) -> None:
 
 
 @contextmanager
-def _start_without_main() -> Iterator[None]:
-    """Within it, processes start without importing the user's script: it may have no main guard."""
-    with _hide_main:
+def _hide_main() -> Iterator[None]:
+    """Hide the user's script, which may have no main guard, from processes started within."""
+    with _main_lock:
         main, blank = sys.modules["__main__"], ModuleType("__main__")
         sys.modules["__main__"] = blank
         try:

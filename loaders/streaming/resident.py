@@ -13,11 +13,11 @@ from torch import Tensor
 
 from ...common.checks import check_name
 from ...common.errors import DataError
-from ...common.hardware import free_bytes, usable_cores
+from ...common.hardware import usable_cores
 from ...common.processes import rank_of_process
 from ...common.progress import Progress
 from ..protocol import BackEnd, IntArray
-from ..resources import spare_bytes
+from ..resources import check_free_memory, spare_bytes
 from .prefetcher import Fill, Prefetcher
 
 log = logging.getLogger("m3d_fast")
@@ -93,24 +93,31 @@ def keep_resident(
         DataError: if ``cache`` or a class does not exist, or there is too little memory.
     """
     check_name("cache", cache, get_args(Cache), DataError)
-    total = len(back_end.class_sizes)
-    wanted = list(range(total)) if classes is None else list(dict.fromkeys(map(int, classes)))
-    for class_index in wanted:
-        if not 0 <= class_index < total:
-            raise DataError(f"class {class_index} does not exist: classes are 0 to {total - 1}")
+    wanted = _select_classes(classes, len(back_end.class_sizes))
     host = torch.device("cpu")
     image_bytes = math.prod(back_end.image_shape)
     sizes = [back_end.class_sizes[class_index] * image_bytes for class_index in wanted]
     memory, count = host, 0
     if cache in ("device", "host"):
         memory, count = device if cache == "device" else host, len(wanted)
-        _check_free_memory(cache, sum(sizes), memory, back_end)
+        what = f"the cache '{cache}' of {back_end.source} at {back_end.image_shape[-1]} px"
+        advice = "take 'auto', which keeps what fits and streams the rest, or a smaller --size"
+        check_free_memory(what, sum(sizes), memory, advice)
     elif cache == "auto":
         memory, count = _choose_memory([device, host] if device.type == "cuda" else [host], sizes)
     kept = wanted[:count]
     choice = _describe_choice(kept, len(wanted), sum(sizes[:count]), memory, back_end)
     log.info("%s: %s", back_end.source, choice)
     return _load(back_end, kept, memory) if kept else None
+
+
+def _select_classes(classes: Sequence[int] | None, total: int) -> list[int]:
+    """Each of ``classes`` once, or all; DataError if one does not exist."""
+    selected = range(total) if classes is None else dict.fromkeys(map(int, classes))
+    for class_index in selected:
+        if not 0 <= class_index < total:
+            raise DataError(f"class {class_index} does not exist: classes are 0 to {total - 1}")
+    return list(selected)
 
 
 def _choose_memory(
@@ -121,16 +128,6 @@ def _choose_memory(
     counts = [int(np.searchsorted(ends, spare_bytes(device), side="right")) for device in devices]
     most = max(counts)
     return devices[counts.index(most)], most
-
-
-def _check_free_memory(cache: str, needed: int, memory: torch.device, back_end: BackEnd) -> None:
-    free = free_bytes(memory)
-    if needed > free:
-        raise DataError(
-            f"the cache '{cache}' needs {needed / 1e9:.2f} GB on {memory} for the images of "
-            f"{back_end.source} at {back_end.image_shape[-1]} px, {free / 1e9:.2f} GB are free: "
-            "take 'auto', which keeps what fits and streams the rest, or a smaller --size"
-        )
 
 
 def _describe_choice(

@@ -13,7 +13,7 @@ from m3d_fast.loaders.ffcv.packed_file import Sidecar, index_checksum
 SIDE = 16
 CLASS_SIZES = (7, 5, 9)
 
-# in a process of its own: the writer forks, which a process with threads should not
+# in a separate process: the writer forks, which a process with threads should not
 _WRITE = """
 import sys
 import numpy as np

@@ -74,7 +74,7 @@ def test_a_folder_that_may_not_be_read_is_named(monkeypatch: pytest.MonkeyPatch)
 def test_what_does_not_fit_in_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resources, "free_bytes", lambda _: 1438 * 32 * 32)
     assert open_dataset("digits", size=32).image_shape == (1, 32, 32)
-    with pytest.raises(DataError, match=r"digits needs 0\.00 GB for 1438 images of 33 px"):
+    with pytest.raises(DataError, match=r"digits \(1438 images of 33 px\) needs 0\.00 GB on cpu"):
         open_dataset("digits", size=33)
 
 

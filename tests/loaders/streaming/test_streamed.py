@@ -342,10 +342,9 @@ def test_filling_says_how_far_it_is(
 
 @pytest.mark.parametrize("cache", ["device", "host"])
 def test_a_cache_that_does_not_fit_is_refused(cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "m3d_fast.loaders.streaming.resident.free_bytes", lambda device: 17 * 48 - 1
-    )
-    message = rf"the cache '{cache}' needs 0\.00 GB on cpu .* 0\.00 GB are free: take 'auto'"
+    monkeypatch.setattr("m3d_fast.loaders.resources.free_bytes", lambda device: 17 * 48 - 1)
+    sizes = r"0\.00 GB on cpu, 0\.00 GB are free"
+    message = rf"the cache '{cache}' of the test at 4 px needs {sizes}: take 'auto'"
     shelf = Shelf()
     with pytest.raises(DataError, match=message):
         streamed(shelf, cache=cache)
