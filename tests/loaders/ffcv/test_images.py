@@ -45,10 +45,10 @@ def packed(betons: dict[str, Path]) -> Path:
 @pytest.fixture
 def beton(packed: Path, tmp_path: Path) -> Path:
     """A file of the test's own, to be damaged."""
-    return copied(packed, tmp_path)
+    return copy_packed(packed, tmp_path)
 
 
-def copied(packed: Path, folder: Path) -> Path:
+def copy_packed(packed: Path, folder: Path) -> Path:
     for name in (packed.name, f"{packed.name}.json"):
         shutil.copy(packed.with_name(name), folder / name)
     return folder / packed.name
@@ -59,7 +59,7 @@ def read_rows(back_end: FfcvImages, *row_batches: list[int]) -> list[torch.Tenso
         return [tensor.clone() for tensor in tensors]
 
 
-def planes(image: np.ndarray) -> torch.Tensor:
+def to_planes(image: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(image).permute(2, 0, 1)
 
 
@@ -94,20 +94,20 @@ def test_raw_pixels_are_exact_in_any_order(packed: Path, workers: int) -> None:
         assert tensor.dtype == torch.uint8
         assert tensor.shape == (len(rows), 3, SIDE, SIDE)
         for row, image in zip(rows, tensor, strict=True):
-            assert torch.equal(image, planes(RAW[row]))
+            assert torch.equal(image, to_planes(RAW[row]))
 
 
-def by_pillow(path: Path, row: int) -> torch.Tensor:
+def decode_with_pillow(path: Path, row: int) -> torch.Tensor:
     offset, size = stored_ranges(path)[row]
     with Image.open(io.BytesIO(path.read_bytes()[offset : offset + size])) as file:
-        return planes(np.array(file))
+        return to_planes(np.array(file))
 
 
 def test_jpeg_pixels_are_those_of_pillow(betons: dict[str, Path]) -> None:
     (tensor,) = read_rows(open_images(betons["jpeg"]), list(range(TOTAL)))
     for row, image in enumerate(tensor):
-        assert torch.equal(image, by_pillow(betons["jpeg"], row))
-        assert (image.int() - planes(JPEG[row]).int()).abs().float().mean() < 6
+        assert torch.equal(image, decode_with_pillow(betons["jpeg"], row))
+        assert (image.int() - to_planes(JPEG[row]).int()).abs().float().mean() < 6
 
 
 def test_originals_become_the_very_pixels_of_image_files(
@@ -127,12 +127,12 @@ def test_originals_become_the_very_pixels_of_image_files(
 )
 def test_resizing_gives_the_bytes_of_pillow(height: int, width: int, side: int) -> None:
     image = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    assert (resize(image, side) == by_torchvision(image, side)).all()
+    assert (resize(image, side) == resize_with_torchvision(image, side)).all()
 
 
 def test_high_images_are_resized_as_by_pillow_up_to_rounding() -> None:
     image = np.random.default_rng(0).integers(0, 256, (600, 101, 3), dtype=np.uint8)
-    difference = resize(image, 64).astype(int) - by_torchvision(image, 64)
+    difference = resize(image, 64).astype(int) - resize_with_torchvision(image, 64)
     assert np.abs(difference).max() <= 1
 
 
@@ -143,7 +143,7 @@ def resize(image: np.ndarray, side: int) -> np.ndarray:
     return out
 
 
-def by_torchvision(image: np.ndarray, side: int) -> np.ndarray:
+def resize_with_torchvision(image: np.ndarray, side: int) -> np.ndarray:
     whole = functional.resize(Image.fromarray(image), [side], antialias=True)
     return np.asarray(functional.center_crop(whole, [side, side]))
 
@@ -154,7 +154,7 @@ def test_a_tensor_is_valid_until_the_next_is_asked_for(packed: Path) -> None:
         for step, tensor in enumerate(tensors):
             if step % 10 == 3:
                 time.sleep(0.02)  # time for the threads to overrun
-            assert torch.equal(tensor[0], planes(RAW[step % TOTAL]))
+            assert torch.equal(tensor[0], to_planes(RAW[step % TOTAL]))
 
 
 def test_buffers_are_allocated_once(packed: Path) -> None:
@@ -325,7 +325,7 @@ def test_flipped_bytes_in_header_and_index(beton: Path, offset: int) -> None:
 
 
 def test_the_sidecar_of_another_file(beton: Path, betons: dict[str, Path]) -> None:
-    other = copied(betons["jpeg"], beton.parent)
+    other = copy_packed(betons["jpeg"], beton.parent)
     Path(f"{beton}.json").replace(f"{other}.json")
     with pytest.raises(DataError, match=r"is cut|not the file that .* describes"):
         open_images(other)
@@ -395,7 +395,7 @@ def test_a_file_cut_between_looking_and_reading(
 def test_a_jpeg_that_was_damaged_before_it_was_packed(
     betons: dict[str, Path], tmp_path: Path, damage: str
 ) -> None:
-    path = copied(betons["jpeg"], tmp_path)
+    path = copy_packed(betons["jpeg"], tmp_path)
     offset, size = stored_ranges(path)[8]
     content = bytearray(path.read_bytes())
     if damage == "header":
@@ -413,7 +413,7 @@ def test_a_jpeg_that_was_damaged_before_it_was_packed(
 def test_a_jpeg_with_a_blemish_is_what_pillow_makes_of_it(
     betons: dict[str, Path], tmp_path: Path
 ) -> None:
-    path = copied(betons["jpeg"], tmp_path)
+    path = copy_packed(betons["jpeg"], tmp_path)
     offset, size = stored_ranges(path)[8]
     content = bytearray(path.read_bytes())
     # libjpeg warns of extraneous bytes before the end marker
@@ -422,7 +422,7 @@ def test_a_jpeg_with_a_blemish_is_what_pillow_makes_of_it(
     describe(path, store="jpeg:95", class_sizes=CLASS_SIZES, size=SIDE)
     (tensor,) = read_rows(open_images(path), list(range(TOTAL)))
     for row, image in enumerate(tensor):
-        assert torch.equal(image, by_pillow(path, row))
+        assert torch.equal(image, decode_with_pillow(path, row))
 
 
 def test_importing_the_loaders_does_not_import_ffcv() -> None:

@@ -46,7 +46,7 @@ def pixels(tree: ImageTree) -> torch.Tensor:
     return torch.stack([decode_image(path, size=SIZE) for path in paths])
 
 
-def children() -> set[int]:
+def find_children() -> set[int]:
     """Processes below this one, the server's forks and those gone but not waited for included."""
     below: set[int] = set()
     parents = {}
@@ -102,10 +102,10 @@ def test_endless_rows_are_the_samplers_sequence(
 
 
 def test_few_rows_start_no_process(tree: ImageTree, pixels: torch.Tensor) -> None:
-    before = children()
+    before = find_children()
     with FolderImages(tree, SIZE, workers=2).read(iter([np.arange(256)])) as batches:
         assert torch.equal(next(batches), pixels[:256])
-        assert children() == before
+        assert find_children() == before
 
 
 def test_workers_decode_ahead_and_no_more_than_stated(tree: ImageTree) -> None:
@@ -148,7 +148,7 @@ def test_a_damaged_image_is_named(workers: int, damage: str, tmp_path: Path) -> 
 def test_a_killed_worker_is_an_error_within_seconds(tree: ImageTree) -> None:
     with FolderImages(tree, SIZE, workers=2).read(endless()) as batches:
         next(batches)
-        for worker in multiprocessing_workers():
+        for worker in find_workers():
             os.kill(worker, signal.SIGKILL)
         start = time.monotonic()
         with pytest.raises(DataError, match=r"a process decoding images of .* ended .*--workers"):
@@ -156,7 +156,7 @@ def test_a_killed_worker_is_an_error_within_seconds(tree: ImageTree) -> None:
         assert time.monotonic() - start < 30
 
 
-def multiprocessing_workers() -> set[int]:
+def find_workers() -> set[int]:
     """Forks of the fork server."""
     server = multiprocessing.forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
     listed = Path(f"/proc/{server}/task/{server}/children").read_text().split()
@@ -173,15 +173,15 @@ def test_leaving_early_leaks_nothing(tree: ImageTree) -> None:
                 raise error
 
     leave(None)
-    before, files = children(), len(os.listdir("/proc/self/fd"))
+    before, files = find_children(), len(os.listdir("/proc/self/fd"))
     for number in range(20):
         if number % 2:
             with pytest.raises(KeyError):
                 leave(KeyError)
         else:
             leave(None)
-    assert not multiprocessing_workers()
-    assert children() <= before
+    assert not find_workers()
+    assert find_children() <= before
     assert len(os.listdir("/proc/self/fd")) <= files + 2
 
 

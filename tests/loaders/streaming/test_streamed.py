@@ -83,11 +83,13 @@ class Shelf:
             self.open -= 1
 
 
-def streamed(shelf: Shelf | None = None, cache: str = "none", **more: object) -> StreamedImages:
+def open_streamed(
+    shelf: Shelf | None = None, cache: str = "none", **more: object
+) -> StreamedImages:
     return StreamedImages(shelf or Shelf(), cache=cache, seed=5, **STATISTICS, **more)  # type: ignore[arg-type]
 
 
-def in_memory() -> MemoryImages:
+def open_in_memory() -> MemoryImages:
     labels = np.repeat(np.arange(4), SIZES)
     data = LabelledImages(IMAGES, labels, Shelf.class_names, "the test")
     return MemoryImages(data, seed=5, **STATISTICS)
@@ -111,11 +113,11 @@ def real(
 ) -> StreamedImages:
     """The same images from every source there is."""
     if request.param == "streamed":
-        return streamed(shelf)
+        return open_streamed(shelf)
     if request.param == "kept":
-        return streamed(shelf, cache="device")
+        return open_streamed(shelf, cache="device")
     limit_memory(9, monkeypatch)
-    images = streamed(shelf, cache="auto", classes=[1, 0, 2])
+    images = open_streamed(shelf, cache="auto", classes=[1, 0, 2])
     assert images._reader._resident is not None
     assert images._reader._resident.classes.tolist() == [True, True, False, False]
     # as if the device were another than RAM: what is kept is gathered by threads
@@ -143,7 +145,7 @@ def test_it_says_what_it_holds(real: StreamedImages) -> None:
 
 
 def test_batch_and_batches_are_what_memory_images_serve(real: StreamedImages) -> None:
-    expected = in_memory()
+    expected = open_in_memory()
     for classes in ([2, 0], [1, 3, 1]):
         assert torch.equal(real.batch(classes, 3), expected.batch(classes, 3))
     with real.batches(CYCLE, 4) as stream:
@@ -160,7 +162,7 @@ def same_state(one: StreamedImages, other: object) -> bool:
 
 
 def test_take_draws_nothing(real: StreamedImages) -> None:
-    expected = in_memory()
+    expected = open_in_memory()
     assert torch.equal(real.take(2, [7, 0, 7]), expected.take(2, [7, 0, 7]))
     assert torch.equal(real.take(0, torch.tensor([4])), expected.take(0, [4]))
     assert real.take(1, []).shape == (0, *SHAPE)
@@ -174,7 +176,7 @@ def test_take_draws_nothing(real: StreamedImages) -> None:
 @pytest.mark.parametrize("batch_size", [1, 4, 17, 100])
 def test_ordered_gives_every_image_once_by_class(real: StreamedImages, batch_size: int) -> None:
     pieces = list(real.ordered(batch_size))
-    expected = list(in_memory().ordered(batch_size))
+    expected = list(open_in_memory().ordered(batch_size))
     assert len(pieces) == len(expected)
     for (images, labels), (expected_images, expected_labels) in zip(pieces, expected, strict=True):
         assert torch.equal(images, expected_images)
@@ -191,7 +193,7 @@ def test_resumed_equals_uninterrupted_at_any_point(real: StreamedImages) -> None
                 next(stream)
             state = real.state_dict()
             following = next(stream).clone()
-        resumed = streamed()
+        resumed = open_streamed()
         resumed.load_state_dict(state)
         start = served % len(CYCLE)
         with resumed.batches(CYCLE[start:] + CYCLE[:start], 3) as stream:
@@ -200,7 +202,7 @@ def test_resumed_equals_uninterrupted_at_any_point(real: StreamedImages) -> None
 
 def test_state_counts_what_was_served_not_what_was_read_ahead() -> None:
     shelf = Shelf()
-    real = streamed(shelf)
+    real = open_streamed(shelf)
     with real.batches([[0, 1]], 2) as stream:
         assert real.state_dict()["positions"].tolist() == [0, 0, 0, 0]
         next(stream)
@@ -239,13 +241,13 @@ def test_drawing_within_batches_is_refused(real: StreamedImages) -> None:
 def test_wrong_batches_are_refused_at_once(
     cycle: list[list[int]], per_class: int, message: str
 ) -> None:
-    with pytest.raises(DataError, match=message), streamed().batches(cycle, per_class):
+    with pytest.raises(DataError, match=message), open_streamed().batches(cycle, per_class):
         pass
 
 
 def test_an_error_while_reading_ahead_is_raised_and_nothing_counted() -> None:
     shelf = Shelf()
-    real = streamed(shelf)
+    real = open_streamed(shelf)
     shelf.bad_row = 6  # in class 1
     threads = threading.active_count()
     with pytest.raises(DataError, match="row 6 is bad"), real.batches([[0], [1]], 3) as stream:
@@ -260,7 +262,7 @@ def test_an_error_while_reading_ahead_is_raised_and_nothing_counted() -> None:
 
 def test_what_is_kept_is_read_once_and_in_order() -> None:
     shelf = Shelf(workers=1)
-    real = streamed(shelf, cache="device")
+    real = open_streamed(shelf, cache="device")
     assert shelf.read_rows == list(range(17))
     threads = threading.active_count()
     with real.batches(CYCLE, 4) as stream:
@@ -274,7 +276,7 @@ def test_what_is_kept_is_read_once_and_in_order() -> None:
 def test_only_what_is_not_kept_is_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
     limit_memory(9, monkeypatch)
     shelf = Shelf(workers=1)
-    real = streamed(shelf, cache="auto", classes=[1, 0, 2])
+    real = open_streamed(shelf, cache="auto", classes=[1, 0, 2])
     assert sorted(shelf.read_rows) == list(range(8))
     shelf.read_rows.clear()
     real.batch([1, 0], 5)
@@ -321,7 +323,7 @@ def test_one_line_says_what_is_where(
 ) -> None:
     limit_memory(fitting, monkeypatch)
     with caplog.at_level(logging.INFO, logger="m3d_fast"):
-        streamed(cache=cache, classes=classes)
+        open_streamed(cache=cache, classes=classes)
     assert caplog.messages == [f"the test: {line}"]
 
 
@@ -331,7 +333,7 @@ def test_filling_says_how_far_it_is(
     monkeypatch.setattr("m3d_fast.loaders.streaming.resident._PIECE_BYTES", 7 * IMAGE_BYTES)
     monkeypatch.setattr("m3d_fast.common.progress.PLAIN_SECONDS", 0.0)
     with caplog.at_level(logging.INFO, logger="m3d_fast"):
-        real = streamed(cache="device")
+        real = open_streamed(cache="device")
     assert [m.split(",")[0] for m in caplog.messages[1:]] == [
         "reading the test 7/17",
         "reading the test 14/17",
@@ -347,18 +349,18 @@ def test_a_cache_that_does_not_fit_is_refused(cache: str, monkeypatch: pytest.Mo
     message = rf"the cache '{cache}' of the test at 4 px needs {sizes}: take 'auto'"
     shelf = Shelf()
     with pytest.raises(DataError, match=message):
-        streamed(shelf, cache=cache)
+        open_streamed(shelf, cache=cache)
     assert shelf.reads == 0
-    streamed(shelf, cache=cache, classes=[0, 1, 2])
+    open_streamed(shelf, cache=cache, classes=[0, 1, 2])
 
 
 def test_wrong_arguments_are_refused() -> None:
     with pytest.raises(
         DataError, match="cache: 'gpu' is not known; known: auto, device, host, none"
     ):
-        streamed(cache="gpu")
+        open_streamed(cache="gpu")
     with pytest.raises(DataError, match="class 4 does not exist"):
-        streamed(cache="auto", classes=[4])
+        open_streamed(cache="auto", classes=[4])
     with pytest.raises(DataError, match="one number for each of 3 channels, got 1 and 3"):
         StreamedImages(Shelf(), mean=(0.5,), std=(0.2, 0.2, 0.2))
 
@@ -463,8 +465,8 @@ def test_on_a_gpu(place: str, kept: int, monkeypatch: pytest.MonkeyPatch) -> Non
         "m3d_fast.loaders.streaming.resident.spare_bytes",
         lambda device: kept * IMAGE_BYTES if device.type == place else 0,
     )
-    real = streamed(cache="auto", device="cuda")
-    expected = in_memory()
+    real = open_streamed(cache="auto", device="cuda")
+    expected = open_in_memory()
     with real.batches(CYCLE, 300) as stream:
         for classes in itertools.islice(itertools.cycle(CYCLE), 30):
             # work that is still queued when the next batch is asked for
