@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..common.errors import DataError
 from .protocol import Indices, IntArray
-from .sampling import ClassSampler
+from .sampling import ClassSampler, check_class
 
 
 class SampledImages(ABC):
@@ -120,10 +120,7 @@ class SampledImages(ABC):
 
     def _check_indices(self, class_index: int, indices: Indices) -> IntArray:
         """Indices of images of one class as an array; DataError if one does not exist."""
-        if not 0 <= class_index < self.num_classes:
-            raise DataError(
-                f"class {class_index} does not exist: classes are 0 to {self.num_classes - 1}"
-            )
+        check_class(class_index, self.num_classes)
         array = indices.cpu().numpy() if isinstance(indices, Tensor) else np.asarray(indices)
         if array.ndim != 1 or (len(array) and not np.issubdtype(array.dtype, np.integer)):
             raise DataError(f"indices must be a list of integers, got {array.dtype} {array.shape}")

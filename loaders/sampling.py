@@ -8,6 +8,12 @@ from ..common.errors import DataError
 from .protocol import IntArray
 
 
+def check_class(class_index: int, num_classes: int) -> None:
+    """Raise DataError unless the class exists."""
+    if not 0 <= class_index < num_classes:
+        raise DataError(f"class {class_index} does not exist: classes are 0 to {num_classes - 1}")
+
+
 class ClassSampler:
     """Class-wise sampling: per class an endless seeded shuffle without replacement.
 
@@ -51,11 +57,7 @@ class ClassSampler:
         if per_class < 1:
             raise DataError(f"at least one image per class must be drawn, got {per_class}")
         for class_index in classes:
-            if not 0 <= class_index < len(self.class_sizes):
-                raise DataError(
-                    f"class {class_index} does not exist: classes are 0 to "
-                    f"{len(self.class_sizes) - 1}"
-                )
+            check_class(class_index, len(self.class_sizes))
         drawn = np.empty((len(classes), per_class), dtype=np.int64)
         for row, class_index in zip(drawn, classes, strict=True):
             self._fill(row, int(class_index))

@@ -116,7 +116,7 @@ def test_a_killed_run_over_ffcv_ends_with_the_same_bytes(
     process.kill()
     process.communicate()
     assert not (out / "synthetic.safetensors").exists()
-    # how images are read may change when a run goes on
+    # how images are read may change on resume
     done = run("condense", "--out", str(out), "--resume", "--workers", "1")
     assert done.returncode == 0, done.stderr
     assert "resumed after iteration" in done.stderr
@@ -168,7 +168,7 @@ def test_a_truncated_image_stops_packing_by_its_name(
 def test_ctrl_c_while_packing_leaves_nothing(tree: Path, tmp_path: Path) -> None:
     root = tmp_path / "imagenet"
     shutil.copytree(tree, root, ignore=shutil.ignore_patterns("m3d_fast"))
-    # packing is told to wait: a pipe without a writer among the images
+    # makes packing wait: a pipe without a writer among the images
     slow = root / "train" / CLASSES[2] / "zzz.JPEG"
     os.mkfifo(slow)
     out = tmp_path / "run"

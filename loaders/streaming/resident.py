@@ -18,6 +18,7 @@ from ...common.processes import rank_of_process
 from ...common.progress import Progress
 from ..protocol import BackEnd, IntArray
 from ..resources import check_free_memory, spare_bytes
+from ..sampling import check_class
 from .prefetcher import Fill, Prefetcher
 
 log = logging.getLogger("m3d_fast")
@@ -115,8 +116,7 @@ def _select_classes(classes: Sequence[int] | None, total: int) -> list[int]:
     """Each of ``classes`` once, or all; DataError if one does not exist."""
     selected = range(total) if classes is None else dict.fromkeys(map(int, classes))
     for class_index in selected:
-        if not 0 <= class_index < total:
-            raise DataError(f"class {class_index} does not exist: classes are 0 to {total - 1}")
+        check_class(class_index, total)
     return list(selected)
 
 

@@ -1,4 +1,4 @@
-"""Which back end serves image files; FFCV itself and packing are played by stand-ins."""
+"""Which back end serves image files; FFCV and packing are replaced by stand-ins."""
 
 import fcntl
 import logging

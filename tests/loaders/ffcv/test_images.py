@@ -44,7 +44,7 @@ def packed(betons: dict[str, Path]) -> Path:
 
 @pytest.fixture
 def beton(packed: Path, tmp_path: Path) -> Path:
-    """A file of the test's own, to be damaged."""
+    """A copy that the test may damage."""
     return copy_packed(packed, tmp_path)
 
 

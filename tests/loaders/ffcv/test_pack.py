@@ -56,7 +56,7 @@ def root(whole: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
-    """A command sets up the process that it is alone in."""
+    """Restore logging and signals: the command changes those of its process."""
     handlers, on_signal = logging.getLogger().handlers[:], signal.getsignal(signal.SIGTERM)
     level = logging.getLogger().level
     yield
@@ -154,7 +154,7 @@ def test_jpeg_stays_near_the_pixels(run: Run, root: Path) -> None:
     assert open_packed(path).sidecar.store == "jpeg:95"
     for (content, *form), file in zip(read_stored(path), list_files(root), strict=True):
         assert form == [0, SIZE, SIZE]
-        # grain of many colours at 32 px is what JPEG is worst at
+        # JPEG is worst at grain of many colours at 32 px
         assert np.abs(decode_pixels(content) - decode_reference(file)).mean() < 8, file
 
 
@@ -306,7 +306,7 @@ def test_a_disk_that_fills_up(
 
 
 def start_packing(root: Path, out: Path) -> subprocess.Popen[str]:
-    """A packing that has begun to write, with seconds of work before it."""
+    """Packing that has begun to write, with seconds of work left."""
     # a script's background jobs start with Ctrl-C ignored
     command = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
     command += [*COMMAND, "--data-root", str(root), "--out", str(out), "--workers", "2"]
@@ -321,7 +321,7 @@ def start_packing(root: Path, out: Path) -> subprocess.Popen[str]:
 
 
 def find_children(pid: int) -> list[int]:
-    """Forked processes; not the one that looks after shared memory."""
+    """Forked processes; not the tracker of shared memory."""
     try:
         found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         commands = {int(k): Path(f"/proc/{k}/cmdline").read_bytes() for k in found}
@@ -385,7 +385,7 @@ def test_killed_packing_leaves_nothing_that_opens(
     assert wait_for_end(workers)
     assert not out.exists()
     assert not sidecar_path(out).exists()
-    # the next run clears up
+    # the next run cleans up
     assert run(whole, "--out", str(out))[0] == 0
     assert sorted(file.name for file in tmp_path.iterdir()) == ["x.beton", "x.beton.json"]
 

@@ -33,7 +33,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> ImageTree:
         for number in range(count):
             pixels = generator.integers(0, 256, (20, 18 + number % 9, 3), dtype=np.uint8)
             image = Image.fromarray(pixels).convert(next(modes))
-            # grey ones lie about their format
+            # grey ones are PNG under the name of a JPEG
             form = "PNG" if image.mode == "L" else "JPEG"
             image.save(root / name / f"{number:03}.JPEG", form)
     return folder_tree(root, "train")

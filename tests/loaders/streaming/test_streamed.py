@@ -34,7 +34,7 @@ CYCLE = [[0, 2], [3, 1, 1], [2]]
 
 
 class Shelf:
-    """A back end over a tensor, which counts what is read and can be told to fail."""
+    """A back end over a tensor, which counts what is read and can be made to fail."""
 
     name = "shelf"
     class_names = ("ant", "bee", "cat", "dog")
@@ -111,7 +111,7 @@ def shelf(request: pytest.FixtureRequest) -> Shelf:
 def real(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, shelf: Shelf
 ) -> StreamedImages:
-    """The same images from every source there is."""
+    """The same images from every kind of source."""
     if request.param == "streamed":
         return open_streamed(shelf)
     if request.param == "kept":
@@ -120,7 +120,7 @@ def real(
     images = open_streamed(shelf, cache="auto", classes=[1, 0, 2])
     assert images._reader._resident is not None
     assert images._reader._resident.classes.tolist() == [True, True, False, False]
-    # as if the device were another than RAM: what is kept is gathered by threads
+    # as if the device were not RAM: kept images are gathered by threads
     images._reader._in_ram = request.param == "kept elsewhere"
     return images
 
@@ -469,7 +469,7 @@ def test_on_a_gpu(place: str, kept: int, monkeypatch: pytest.MonkeyPatch) -> Non
     expected = open_in_memory()
     with real.batches(CYCLE, 300) as stream:
         for classes in itertools.islice(itertools.cycle(CYCLE), 30):
-            # work that is still queued when the next batch is asked for
+            # work that is still queued when the next batch is requested
             images = next(stream)
             total = images.double()
             for _ in range(20):
