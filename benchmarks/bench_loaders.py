@@ -22,6 +22,7 @@ from torchvision.transforms import v2
 
 from benchmarks import imagenet_like
 from m3d_fast.loaders.ffcv.images import FfcvImages
+from m3d_fast.loaders.ffcv.packed_file import open_packed
 from m3d_fast.loaders.streaming.streamed import StreamedImages
 from m3d_fast.loaders.subsets import subset_classes
 
@@ -50,7 +51,7 @@ def open_packed(tree: Path, store: str) -> StreamedImages:
     command = [sys.executable, "-m", "m3d_fast.loaders.pack", "--data-root", str(tree)]
     command += ["--dataset", f"custom:{tree / 'classes.txt'}", "--store", store]
     subprocess.run([*command, "--out", str(file)], check=True)
-    back_end = FfcvImages(file, workers=1)
+    back_end = FfcvImages(open_packed(file), workers=1)
     return StreamedImages(back_end, mean=(0.5,) * 3, std=(0.5,) * 3, cache="none")
 
 

@@ -23,6 +23,7 @@ pytest.importorskip("ffcv")
 
 from benchmarks.imagenet_like import write_tree
 from m3d_fast.loaders.ffcv.images import FfcvImages
+from m3d_fast.loaders.ffcv.packed_file import open_packed
 from m3d_fast.loaders.streaming.streamed import StreamedImages
 from m3d_fast.loaders.subsets import subset_classes
 
@@ -67,7 +68,7 @@ def verify_checksums(back_end: FfcvImages) -> None:
 
 
 def make_class_wise_reader(path: Path, batches: int) -> Callable[[], int]:
-    back_end = FfcvImages(path)
+    back_end = FfcvImages(open_packed(path))
     verify_checksums(back_end)
     real = StreamedImages(back_end, cache="none", **STATISTICS)
 
@@ -97,7 +98,7 @@ def make_ffcv_reader(path: Path, batches: int) -> Callable[[], int]:
         },
     )
     first = next(iter(loader))[0].clone()
-    with FfcvImages(path).read(iter([np.arange(BATCH)])) as tensors:
+    with FfcvImages(open_packed(path)).read(iter([np.arange(BATCH)])) as tensors:
         difference = (next(tensors).int() - first.int()).abs().float()
     # FFCV decodes JPEG with the fast, less exact transform and upsampling
     assert difference.mean() <= (JPEG_DIFFERENCE if "jpeg" in path.name else 0), difference.mean()
@@ -105,7 +106,7 @@ def make_ffcv_reader(path: Path, batches: int) -> Callable[[], int]:
 
 
 def make_sequential_reader(path: Path, batches: int) -> Callable[[], int]:
-    back_end = FfcvImages(path)
+    back_end = FfcvImages(open_packed(path))
     batch_rows = np.resize(np.arange(10 * PER_CLASS), (batches, BATCH))
 
     def run() -> int:
@@ -147,7 +148,7 @@ def meter(run: Callable[[], int], used: list[float]) -> Callable[[], None]:
 
 
 def test_resuming_costs_the_same_anywhere(time_in_turn, packed) -> None:
-    back_end = FfcvImages(packed("raw"))
+    back_end = FfcvImages(open_packed(packed("raw")))
     verify_checksums(back_end)
 
     def make_resumed_run(position: int) -> Callable[[], None]:
@@ -165,7 +166,7 @@ def test_resuming_costs_the_same_anywhere(time_in_turn, packed) -> None:
 
 
 def test_memory_stays(benchmark, packed) -> None:
-    real = StreamedImages(FfcvImages(packed("raw")), cache="none", **STATISTICS)
+    real = StreamedImages(FfcvImages(open_packed(packed("raw"))), cache="none", **STATISTICS)
 
     def run() -> None:
         with real.batches([range(10)], 2) as stream:

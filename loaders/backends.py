@@ -1,6 +1,5 @@
-"""Which back end serves a set of image files, and is it packed first?"""
+"""The back end that serves a set of image files, and packing before it is opened."""
 
-import fcntl
 import logging
 import os
 import signal
@@ -8,10 +7,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+from ..common.commands import DONE, INTERRUPTED
 from ..common.errors import DataError
-from .ffcv.packed_file import Packed, default_file, open_packed
+from ..common.files import lock_file
+from .ffcv.packed_file import PackedFile, default_file, open_packed
 from .image_files.layouts import image_tree
 from .image_files.trees import ImageTree
 from .image_files.worker_images import FolderImages
@@ -23,18 +25,32 @@ log = logging.getLogger("m3d_fast")
 
 LOADERS = ("auto", "ffcv", "folder")
 
-# what packed files hold, in the order of preference; the first is packed where there is none
+# forms in which packed files hold images, in the order of preference; the first is what we pack
 _STORES = ("raw", "jpeg:95", "original")
 
-# below this, files are decoded by the reader itself, in at most 3 s per pass: packing takes as
+# fewer images are decoded by the reading process, in at most 3 s per pass: packing takes as
 # long, and starting worker processes longer
 _SMALL = 1000
 
-_INTERRUPTED = 130  # exit status of our commands
-_PATIENCE = 10  # seconds for packing to tidy up after Ctrl-C
+_PATIENCE = 10  # seconds for packing to clean up after Ctrl-C
 
 
-def choose_back_end(
+@dataclass(frozen=True)
+class NeedsPacking:
+    """Training images to be packed before they are read.
+
+    Attributes:
+        name: of the data set.
+        root: its folder.
+        size: side of the images in pixels.
+    """
+
+    name: str
+    root: Path
+    size: int
+
+
+def open_image_files(
     name: str, root: Path | None, split: str, size: int, *, loader: str, workers: int | None
 ) -> BackEnd:
     """Open a packed file, packing it first where that pays, or the image files themselves.
@@ -51,38 +67,102 @@ def choose_back_end(
         DataError: if the data are missing or damaged, the packed file is of other data, or
             packing failed.
     """
+    source = resolve_source(name, root, split, size, loader=loader)
+    if isinstance(source, NeedsPacking):
+        source = pack_dataset(source)
+    return open_back_end(source, size, workers)
+
+
+def resolve_source(
+    name: str, root: Path | None, split: str, size: int, *, loader: str
+) -> PackedFile | ImageTree | NeedsPacking:
+    """Decide what images are read from; arguments and errors as ``open_image_files``."""
+    packed = tree = None
     given = root is not None and root.is_file()
-    packed = None
     if root is not None and given:
-        packed, root = _given(name, root, split, size)
+        packed, root = _resolve_file(name, root, split, size)
+        if packed is not None and loader == "folder":
+            raise DataError(
+                f"--loader folder decodes image files, {packed.path} is packed: leave it out"
+            )
     elif root is not None and loader != "folder":
-        packed = _found(name, root, split, size)
+        packed = _find_packed(name, root, split, size)
     if packed is None:
         tree = image_tree(name, root, split)
-        pays = split == "train" and (loader == "ffcv" or not _small(tree))
-        if loader == "folder" or not pays:
-            return _image_files(tree, size, workers)
-    if loader == "folder":
-        raise DataError(f"--loader folder decodes image files, {packed} is packed: leave it out")
-    problem = _ffcv_problem()
+        packing_pays = split == "train" and (loader == "ffcv" or not _is_small(tree))
+        if loader == "folder" or not packing_pays:
+            return tree
+    problem = _find_ffcv_problem()
     if not problem:
         assert root is not None
-        return _ffcv_images(packed or _pack(name, root, size), workers)
+        return packed or NeedsPacking(name, root, size)
     if given or loader == "ffcv":
-        raise DataError(f"{packed or root} is to be read through FFCV, but {problem}")
+        source = packed.path if packed else root
+        raise DataError(f"{source} is to be read through FFCV, but {problem}")
     log.warning("%s: image files are decoded by worker processes, which is slower", problem)
-    return _image_files(image_tree(name, root, split), size, workers)
+    return tree or image_tree(name, root, split)
 
 
-def _image_files(tree: ImageTree, size: int, workers: int | None) -> FolderImages:
-    return FolderImages(tree, size, workers=0 if workers is None and _small(tree) else workers)
+def pack_dataset(request: NeedsPacking) -> PackedFile:
+    """Pack training images in a separate process: FFCV's writer needs a fresh one.
+
+    Raises:
+        DataError: if packing fails.
+        KeyboardInterrupt: if it is interrupted.
+    """
+    name, root, size = request.name, request.root, request.size
+    file = default_file(name, root, "train", size, _STORES[0])
+    arguments = ["--dataset", name, "--data-root", str(root), "--size", str(size)]
+    arguments += ["--store", _STORES[0], "--out", str(file)]
+    with _lock_packing(file) as lock:
+        if file.is_file():  # another process has packed it meanwhile
+            return _open_checked(file, name, "train", size)
+        log.info(
+            "%s is not packed yet: packing it into %s first, once (--loader folder decodes the "
+            "image files instead)",
+            name,
+            file,
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-m", "m3d_fast.loaders.pack", *arguments],
+            stdout=sys.stderr.fileno(),
+            # packing that outlives this process still keeps others from packing the same file
+            pass_fds=[lock],
+            # whichever rank packs, its messages are printed
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "RANK": "0"},
+        )
+        status = _wait_for(process)
+    if status == INTERRUPTED:
+        raise KeyboardInterrupt("interrupted while packing; nothing of it was kept")
+    if status != DONE:
+        raise DataError(
+            f"packing {name} failed (status {status}, its message is above): correct that, or "
+            "decode the image files with --loader folder"
+        )
+    return _open_checked(file, name, "train", size)
 
 
-def _small(tree: ImageTree) -> bool:
+def open_back_end(source: PackedFile | ImageTree, size: int, workers: int | None) -> BackEnd:
+    """Open a packed file or image files.
+
+    Args:
+        source: of ``resolve_source`` or ``pack_dataset``.
+        size: side of the images in pixels.
+        workers: threads or processes that decode; None for one per core.
+    """
+    if isinstance(source, ImageTree):
+        in_process = workers is None and _is_small(source)
+        return FolderImages(source, size, workers=0 if in_process else workers)
+    from .ffcv.images import FfcvImages
+
+    return FfcvImages(source, workers=workers)
+
+
+def _is_small(tree: ImageTree) -> bool:
     return sum(map(len, tree.files.values())) < _SMALL
 
 
-def _ffcv_problem() -> str:
+def _find_ffcv_problem() -> str:
     """Why FFCV cannot be used; empty where it can."""
     from .ffcv.images import load_ffcv
 
@@ -94,92 +174,60 @@ def _ffcv_problem() -> str:
     return ""
 
 
-def _ffcv_images(packed: Path, workers: int | None) -> BackEnd:
-    from .ffcv.images import FfcvImages
-
-    return FfcvImages(packed, workers=workers)
-
-
-def _found(name: str, root: Path, split: str, size: int) -> Path | None:
-    """The file packed from ``root``, if there is one."""
+def _find_packed(name: str, root: Path, split: str, size: int) -> PackedFile | None:
+    """The file packed from ``root``, in the preferred form."""
     files = (default_file(name, root, split, size, store) for store in _STORES)
     file = next((file for file in files if file.is_file()), None)
-    if file is not None:
-        _open(file, name, split, size)
-    return file
+    return None if file is None else _open_checked(file, name, split, size)
 
 
-def _given(name: str, file: Path, split: str, size: int) -> tuple[Path | None, Path]:
+def _resolve_file(name: str, file: Path, split: str, size: int) -> tuple[PackedFile | None, Path]:
     """The packed file of this split that belongs to ``file``, and the folder it came from."""
-    packed = _open(file, name, None, size)
-    root = Path(packed.root)
-    if packed.split == split:
-        return file, root
-    for store in dict.fromkeys((packed.store, *_STORES)):
+    packed = _open_checked(file, name, None, size)
+    sidecar, root = packed.sidecar, Path(packed.sidecar.root)
+    if sidecar.split == split:
+        return packed, root
+    for store in dict.fromkeys((sidecar.store, *_STORES)):
         other = default_file(name, root, split, size, store)
         for sibling in (file.with_name(other.name), other):
             if sibling.is_file():
-                _open(sibling, name, split, size)
-                return sibling, root
+                return _open_checked(sibling, name, split, size), root
     if not root.is_dir():
         raise DataError(
-            f"{file} holds the {packed.split} split, and the folder {root} it was packed from "
+            f"{file} holds the {sidecar.split} split, and the folder {root} it was packed from "
             f"is gone: pack the {split} split beside it, or pass --data-root with the folder"
         )
     return None, root
 
 
-def _open(file: Path, name: str, split: str | None, size: int) -> Packed:
-    """Read the sidecar of a packed file; refuse one of other data than asked for."""
-    packed = open_packed(file, dataset=file_name(name), size=size)
-    if split is not None and packed.split != split:
-        raise DataError(f"{file} holds the {packed.split} split, not {split}: name the other file")
-    if dataset_info(name).kind == "imagenet" and packed.class_names != subset_classes(name):
+def _open_checked(file: Path, name: str, split: str | None, size: int) -> PackedFile:
+    """Open a packed file; DataError if it holds other data than requested."""
+    packed = open_packed(file)
+    sidecar, dataset = packed.sidecar, file_name(name)
+    if sidecar.dataset != dataset:
         raise DataError(
-            f"{file} holds {packed.dataset} of {len(packed.class_names)} classes, which are not "
+            f"{file} holds {sidecar.dataset}, not {dataset}: name the file of {dataset}"
+        )
+    if sidecar.size != size:
+        raise DataError(
+            f"{file} holds images of {sidecar.size} px, {size} px were requested: take --size "
+            f"{sidecar.size} or pack again with --size {size}"
+        )
+    if split is not None and sidecar.split != split:
+        raise DataError(f"{file} holds the {sidecar.split} split, not {split}: name the other file")
+    if dataset_info(name).kind == "imagenet" and sidecar.class_names != subset_classes(name):
+        raise DataError(
+            f"{file} holds {sidecar.dataset} of {len(sidecar.class_names)} classes, which are not "
             f"those of {name}, or in another order: delete it to pack again"
         )
     return packed
 
 
-def _pack(name: str, root: Path, size: int) -> Path:
-    """Pack the training images in a process of its own, FFCV's writer needs it fresh."""
-    file = default_file(name, root, "train", size, _STORES[0])
-    arguments = ["--dataset", name, "--data-root", str(root), "--size", str(size)]
-    arguments += ["--store", _STORES[0], "--out", str(file)]
-    with _alone(file) as lock:
-        if file.is_file():  # the process that was waited for has packed it
-            _open(file, name, "train", size)
-            return file
-        log.info(
-            "%s is not packed yet: packing it into %s first, once (--loader folder decodes the "
-            "image files instead)",
-            name,
-            file,
-        )
-        process = subprocess.Popen(
-            [sys.executable, "-m", "m3d_fast.loaders.pack", *arguments],
-            stdout=sys.stderr.fileno(),
-            # packing that outlives this process still keeps others from packing beside it
-            pass_fds=[lock],
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        )
-        status = _waited_for(process)
-    if status == _INTERRUPTED:
-        raise KeyboardInterrupt("interrupted while packing; what was packed is gone")
-    if status != 0:
-        raise DataError(
-            f"packing {name} failed (status {status}, its message is above): mend that, or decode "
-            "the image files as they are with --loader folder"
-        )
-    return file
-
-
-def _waited_for(process: "subprocess.Popen[bytes]") -> int:
+def _wait_for(process: "subprocess.Popen[bytes]") -> int:
     try:
         return process.wait()
     except KeyboardInterrupt:
-        # Ctrl-C at a terminal reached the other process too: it is tidying up
+        # Ctrl-C at a terminal reached the other process too: it is cleaning up
         try:
             process.wait(_PATIENCE)
         except subprocess.TimeoutExpired:
@@ -189,7 +237,7 @@ def _waited_for(process: "subprocess.Popen[bytes]") -> int:
 
 
 @contextmanager
-def _alone(file: Path) -> Iterator[int]:
+def _lock_packing(file: Path) -> Iterator[int]:
     """Hold the lock beside ``file``, so that of several processes (torchrun) one packs."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -200,11 +248,9 @@ def _alone(file: Path) -> Iterator[int]:
             "m3d_fast.loaders.pack --out FILE and pass that file as --data-root"
         ) from cause
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not lock_file(descriptor):
             log.info("another process is packing %s: waiting for it", file)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            lock_file(descriptor, wait=True)
         yield descriptor
     finally:
         os.close(descriptor)

@@ -1,4 +1,4 @@
-"""How is a data set opened by its name?"""
+"""Opening a data set by its name."""
 
 import logging
 import os
@@ -9,23 +9,25 @@ from typing import cast, get_args
 
 import torch
 
+from ..common.checks import check_name
 from ..common.errors import DataError
-from .backends import LOADERS, choose_back_end
+from .backends import LOADERS, open_image_files
 from .memory import MemoryImages
 from .protocol import RealImages
 from .readers.digits import read_digits
 from .readers.labelled import LabelledImages
 from .readers.mnist import read_mnist
-from .readers.resizing import resized
+from .readers.resizing import resize_images
 from .readers.torchvision_sets import read_cifar, read_svhn
 from .registry import dataset_info
-from .resources import refuse_without_room
+from .resources import check_free_memory
 from .streaming.resident import Cache
 from .streaming.streamed import StreamedImages
 
 log = logging.getLogger("m3d_fast")
 
 CACHES: tuple[str, ...] = get_args(Cache)
+SPLITS = ("train", "test")
 
 _SMALLEST_SIDE = 8
 _IMAGE_FILES = ("folder", "imagenet", "tinyimagenet")  # kinds
@@ -46,9 +48,9 @@ def open_dataset(
 ) -> RealImages:
     """Open one split of a data set.
 
-    Sets of image files are read through FFCV from a packed file, which is made first where there
-    is none, or decoded by worker processes; see ``choose_back_end``. The other sets are small and
-    live on the device.
+    Sets of image files are read through FFCV from a packed file, which is written first where
+    there is none, or decoded by worker processes; see ``open_image_files``. The other sets are
+    small and held on the device.
 
     Args:
         name: a key of ``DATASETS``, or "custom:FILE" for the classes of ImageNet listed in FILE.
@@ -61,20 +63,20 @@ def open_dataset(
         cache: where decoded images are kept: "device", "host", "none", or "auto" by free memory.
         loader: how image files are read: "ffcv", "folder" or "auto".
         workers: threads or processes that decode; None for one per core.
-        classes: those that will be drawn from, for which alone room is taken; None for all.
+        classes: those that will be drawn, the only ones kept in memory; None for all.
 
     Raises:
-        DataError: if a name, split or size is wrong, or the data are missing, damaged or too
+        DataError: if a name, split or size is invalid, or the data are missing, damaged or too
             large.
     """
     info, side = dataset_info(name), image_side(name, size)
-    _check_choice("split", split, ("train", "test"))
-    _check_choice("cache", cache, CACHES)
-    _check_choice("loader", loader, LOADERS)
-    target, folder = _device(device), None if root is None else Path(root).expanduser()
+    check_name("split", split, SPLITS, DataError)
+    check_name("cache", cache, CACHES, DataError)
+    check_name("loader", loader, LOADERS, DataError)
+    target, folder = _check_device(device), None if root is None else Path(root).expanduser()
     try:
         if info.kind in _IMAGE_FILES:
-            back_end = choose_back_end(name, folder, split, side, loader=loader, workers=workers)
+            back_end = open_image_files(name, folder, split, side, loader=loader, workers=workers)
             return StreamedImages(
                 back_end,
                 mean=info.mean,
@@ -85,7 +87,7 @@ def open_dataset(
                 classes=classes,
             )
         if loader != "auto" or cache in ("host", "none"):
-            raise DataError(f"{name} is small and lives on the device: leave out --loader, --cache")
+            raise DataError(f"{name} is small and held on the device: leave out --loader, --cache")
         data = _read(name, folder, split, side, target)
     except ModuleNotFoundError as missing:
         raise DataError(
@@ -119,17 +121,11 @@ def image_side(name: str, size: int | None) -> int:
     return side
 
 
-def _device(device: str | torch.device) -> torch.device:
+def _check_device(device: str | torch.device) -> torch.device:
     target = torch.device(device)
     if target.type == "cuda" and not torch.cuda.is_available():
         raise DataError(f"images cannot be put on {target}: no CUDA device here, take cpu")
     return target
-
-
-def _check_choice(what: str, given: str, known: Sequence[str]) -> None:
-    if given not in known:
-        listed = " or ".join(f"'{choice}'" for choice in known)
-        raise DataError(f"the {what} is {listed}, got '{given}'")
 
 
 def _read(
@@ -139,16 +135,16 @@ def _read(
         raise DataError(f"the data root of {name} must be a folder, {root} is a file")
     match dataset_info(name).kind:
         case "idx":
-            return _at_side(name, read_mnist(name, root, split), side, device)
+            data = read_mnist(name, root, split)
         case "cifar":
-            return _at_side(name, read_cifar(name, root, split), side, device)
+            data = read_cifar(name, root, split)
         case "svhn":
-            return _at_side(name, read_svhn(root, split), side, device)
+            data = read_svhn(root, split)
         case "digits":
-            return _at_side(name, read_digits(split), side, device)
-    raise AssertionError(f"{name} comes as image files")
-
-
-def _at_side(name: str, data: LabelledImages, side: int, device: torch.device) -> LabelledImages:
-    refuse_without_room(name, (*data.images.shape[:2], side, side), device)
-    return replace(data, images=resized(data.images, side))
+            data = read_digits(split)
+        case _:
+            raise AssertionError(f"{name} comes as image files")
+    count, channels = data.images.shape[:2]
+    what, advice = f"{name} ({count} images of {side} px)", "take a smaller --size or subset"
+    check_free_memory(what, count * channels * side**2, device, advice)
+    return replace(data, images=resize_images(data.images, side))

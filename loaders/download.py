@@ -1,4 +1,4 @@
-"""How does a file come from the network: whole and verified, or not at all?"""
+"""Downloads: complete and verified, or no file at all."""
 
 import hashlib
 import http.client
@@ -18,13 +18,14 @@ _TIMEOUT_SECONDS = 10.0
 
 
 def fetch(urls: Sequence[str], target: Path, md5: str) -> None:
-    """Fetch one file from the first address that has it; folders are made only when it flows.
+    """Fetch one file from the first address that has it.
 
-    torchvision's own download has no time limit, prints, and leaves partial files behind.
+    Folders are created only once an address answers. torchvision's own download has no time
+    limit, prints, and leaves partial files behind.
 
     Args:
         urls: addresses of the same file, tried in order.
-        target: where the file goes, replaced in one step.
+        target: path of the file, replaced atomically.
         md5: checksum of the whole file, hexadecimal.
 
     Raises:

@@ -1,7 +1,6 @@
-"""How does a folder of images become one packed file? ``python -m m3d_fast.loaders.pack``."""
+"""Packing a folder of images into one file: ``python -m m3d_fast.loaders.pack``."""
 
 import argparse
-import fcntl
 import logging
 import os
 import signal
@@ -11,24 +10,23 @@ from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import numpy as np
-
-from ..common.errors import DataError
-from ..common.files import sync_folder
+from ..common.checks import check_name
+from ..common.commands import Parser, run_command
+from ..common.errors import DataError, UserError
+from ..common.files import lock_file, sync_folder
 from ..common.hardware import usable_cores
-from .catalog import image_side
-from .ffcv.disk_space import largest_image, refuse_without_disk
-from .ffcv.packed_file import Packed, default_file, index_checksum, sidecar
-from .ffcv.storing import quality
+from .catalog import SPLITS, image_side
+from .ffcv.disk_space import check_disk_space, largest_image
+from .ffcv.packed_file import PackingRequest, Sidecar, default_file, index_checksum, sidecar_path
+from .ffcv.storing import parse_quality
 from .image_files.layouts import image_tree
 from .image_files.trees import ClassFiles, ImageTree
 from .subsets import file_name
 
 log = logging.getLogger("m3d_fast")
 
-_DONE, _MISTAKE, _INTERRUPTED = 0, 2, 130  # exit statuses
 _LIBRARIES = ("ffcv", "pillow", "torchvision", "opencv-python-headless")
 
 
@@ -45,9 +43,9 @@ def pack(
 ) -> Path:
     """Write one split of a data set of image files to one file that FFCV reads.
 
-    Every image is decoded whole. The file appears under its name, with its sidecar, only when all
-    of it has been written and read back. FFCV's writer forks: call this in a process in which no
-    FFCV loader has run, best from the command line.
+    Every image is decoded completely. The file appears under its name, with its sidecar, only
+    after all of it was written and read back. FFCV's writer forks: call this in a process in which
+    no FFCV loader has run, best from the command line.
 
     Args:
         name: a data set of image files, such as "imagenet100".
@@ -55,7 +53,7 @@ def pack(
         split: "train" or "test".
         size: side of the images in pixels; None for the data set's own.
         store: "raw" (the pixels of ``decode_image``), "jpeg:Q" (the same at quality Q) or
-            "original" (the files as they are, cropped when they are read).
+            "original" (the files' own bytes, cropped when they are read).
         out: the file, ending in ``.beton``; None for ``default_file``.
         workers: processes that decode; None for one per core.
         on_bad_image: "stop", naming all damaged images and writing nothing, or "skip".
@@ -64,107 +62,94 @@ def pack(
         The packed file.
 
     Raises:
-        DataError: if anything asked for is wrong, images are damaged, the disk is too small, or
-            a process fails.
+        DataError: if an argument is invalid, images are damaged, the disk is too small, or a
+            process fails.
     """
     side = image_side(name, size)
-    if split not in ("train", "test") or on_bad_image not in ("stop", "skip"):
-        raise DataError(
-            "the split is train or test and bad images make it stop or skip, "
-            f"got '{split}' and '{on_bad_image}'"
-        )
+    check_name("split", split, SPLITS, DataError)
+    check_name("on_bad_image", on_bad_image, ("stop", "skip"), DataError)
     if workers is not None and workers < 1:
         raise DataError(f"at least one worker must decode, got {workers}")
-    quality(store)
+    parse_quality(store)
     folder = Path(root).expanduser()
     tree = image_tree(name, folder, split)
     path = default_file(name, folder, split, side, store) if out is None else Path(out)
     if path.suffix != ".beton":
         raise DataError(f"a packed file's name ends in .beton, got {path}")
-    plan = Packed(
-        dataset=file_name(name),
-        split=split,
-        size=side,
-        store=store,
-        class_names=tuple(tree.files),
-        class_sizes=(),
-        skipped=(),
-        bytes=0,
-        index_ranges=(),
-        index_checksum="",
-        crc32=np.zeros(0, np.uint32),
-        root=str(folder.resolve()),
-        versions=_versions(),
-    )
+    request = PackingRequest(file_name(name), split, side, store, tuple(tree.files))
+    processes = workers or usable_cores()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _partial(path) as partial:
-            processes = workers or usable_cores()
-            refuse_without_disk(plan, tree, path, processes)
-            packed = _written(plan, tree, partial, processes, on_bad_image)
-            _publish(packed, partial, path)
+        with _lock_partial(path) as partial:
+            check_disk_space(request, tree, path, processes)
+            sidecar = _write(request, tree, folder.resolve(), partial, processes, on_bad_image)
+            _publish(sidecar, partial, path)
     except OSError as cause:
         raise DataError(f"{path} cannot be written: {cause}") from cause
-    log.info("packed %d images into %s", len(packed.crc32), path)
+    log.info("packed %d images into %s", len(sidecar.crc32), path)
     return path
 
 
 @contextmanager
-def _partial(path: Path) -> Iterator[Path]:
-    """The temporary name, held by this process alone; whatever happens, nothing stays there."""
+def _lock_partial(path: Path) -> Iterator[Path]:
+    """The temporary file, empty and locked by this process; removed in the end."""
     partial = path.with_name(f".{path.name}.part")
-    with partial.open("ab") as held:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as cause:
+    with partial.open("ab") as file:
+        if not lock_file(file.fileno()):
             raise DataError(
                 f"another process is packing {path}: wait for it, or name another --out"
-            ) from cause
-        held.truncate(0)  # of a run that was killed
+            )
+        file.truncate(0)  # of a run that was killed
         try:
             yield partial
         finally:
             partial.unlink(missing_ok=True)
 
 
-def _written(
-    plan: Packed, tree: ImageTree, partial: Path, workers: int, on_bad_image: str
-) -> Packed:
-    """Write and read back the file; returns its description."""
-    from .ffcv.verifying import verified
+def _write(
+    request: PackingRequest,
+    tree: ImageTree,
+    root: Path,
+    partial: Path,
+    workers: int,
+    on_bad_image: str,
+) -> Sidecar:
+    """Write the file and read it back; returns its description."""
+    from .ffcv.verifying import verify_packed
     from .ffcv.writing import EncodedImages, write_images
 
-    label = f"packing {plan.dataset}"
-    largest = largest_image(plan, tree)
-    images = EncodedImages(tree, size=plan.size, store=plan.store, largest=largest)
+    label = f"packing {request.dataset}"
+    largest = largest_image(request, tree)
+    images = EncodedImages(tree, size=request.size, store=request.store, largest=largest)
     bad = write_images(images, partial, workers=workers, label=label)
-    skipped: list[tuple[str, str]] = []
+    skipped = tuple((os.path.relpath(images.path(row), root), bad[row]) for row in bad)
     if bad:
-        skipped = [(os.path.relpath(images.path(row), plan.root), bad[row]) for row in bad]
-        log.warning("%s", "\n".join(reason for _, reason in skipped))
+        log.warning("%s", "\n".join(bad.values()))
         if on_bad_image == "stop":
             raise DataError(
                 f"{len(bad)} of {len(images)} images are damaged and listed above, nothing was "
                 "written: replace or remove them, or leave them out with --on-bad-image skip"
             )
-        tree = _without(tree, {images.path(row) for row in bad})
+        tree = _remove_files(tree, {images.path(row) for row in bad})
         log.info("leaving out %d damaged images: starting again without them", len(bad))
-        images = EncodedImages(tree, size=plan.size, store=plan.store, largest=largest)
+        images = EncodedImages(tree, size=request.size, store=request.store, largest=largest)
         if write_images(images, partial, workers=workers, label=label):
-            raise DataError(f"images in {plan.root} change while they are packed: pack again")
-    ranges = verified(partial, images)
-    return replace(
-        plan,
+            raise DataError(f"images in {root} change while they are packed: pack again")
+    ranges = verify_packed(partial, images)
+    return Sidecar(
+        **vars(request),
         class_sizes=tuple(len(members) for members in tree.files.values()),
-        skipped=tuple(skipped),
+        skipped=skipped,
         bytes=partial.stat().st_size,
         index_ranges=ranges,
         index_checksum=index_checksum(partial, ranges),
         crc32=images.crc32,
+        root=str(root),
+        versions=_find_versions(),
     )
 
 
-def _without(tree: ImageTree, bad: set[Path]) -> ImageTree:
+def _remove_files(tree: ImageTree, bad: set[Path]) -> ImageTree:
     files = {
         name: ClassFiles(
             members.folder, [n for n in members.names if members.folder / n not in bad]
@@ -177,17 +162,17 @@ def _without(tree: ImageTree, bad: set[Path]) -> ImageTree:
     return replace(tree, files=files)
 
 
-def _publish(packed: Packed, partial: Path, path: Path) -> None:
+def _publish(sidecar: Sidecar, partial: Path, path: Path) -> None:
     """Give file and sidecar their names; a kill in between leaves a file that does not open."""
     with partial.open("rb") as file:
         os.fsync(file.fileno())
-    sidecar(path).unlink(missing_ok=True)
+    sidecar_path(path).unlink(missing_ok=True)
     partial.replace(path)
     sync_folder(path.parent)
-    packed.write(path)
+    sidecar.write(path)
 
 
-def _versions() -> dict[str, str]:
+def _find_versions() -> dict[str, str]:
     found = {}
     for library in _LIBRARIES:
         try:
@@ -197,13 +182,8 @@ def _versions() -> dict[str, str]:
     return found
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(_MISTAKE, f"{self.prog}: {message}; see --help\n")
-
-
-def _parser() -> _Parser:
-    parser = _Parser(
+def _build_parser() -> Parser:
+    parser = Parser(
         prog="m3d_fast.loaders.pack",
         description="Write a folder of images, class by class, to one file that FFCV reads.",
     )
@@ -219,29 +199,23 @@ def _parser() -> _Parser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns its exit status."""
-    parser = _parser()
-    given: dict[str, Any] = vars(parser.parse_args(arguments))
-    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr, force=True)
+def _pack_parsed(namespace: argparse.Namespace) -> None:
+    given: dict[str, Any] = vars(namespace)
     # Ctrl-C too: a script's background jobs start with it ignored
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
+    os.environ.setdefault("NUMBA_THREADING_LAYER", "omp")
     try:
-        os.environ.setdefault("NUMBA_THREADING_LAYER", "omp")
         pack(given.pop("dataset"), given.pop("data_root"), **given)
-    except DataError as error:
-        sys.stderr.write(f"{parser.prog}: {error}\n")
-        return _MISTAKE
     except ModuleNotFoundError as missing:
-        sys.stderr.write(
-            f"{parser.prog}: packing needs the Python package {missing.name}: make setup\n"
-        )
-        return _MISTAKE
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; nothing was written\n")
-        return _INTERRUPTED
-    return _DONE
+        raise UserError(f"packing needs the Python package {missing.name}: make setup") from missing
+    except KeyboardInterrupt as interruption:
+        raise KeyboardInterrupt("interrupted; nothing was written") from interruption
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns its exit status."""
+    return run_command(_build_parser(), _pack_parsed, arguments)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What does the engine need from a back end that holds real images?"""
+"""What the engine needs of real images, and the loaders of a back end."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -14,7 +14,7 @@ Indices = Sequence[int] | npt.NDArray[np.integer] | Tensor
 
 
 class RealImages(Protocol):
-    """Real images, reached class by class; every back end offers these names.
+    """Real images, accessed class by class, whatever the back end.
 
     The draws of ``batch`` are those of ``ClassSampler`` with the same class sizes and seed,
     whatever the back end.
@@ -26,7 +26,7 @@ class RealImages(Protocol):
         image_shape: ``(C, H, W)``, pixels.
         mean: per channel, in units where pixels run over [0, 1].
         std: per channel, same units.
-        device: where the tensors are returned.
+        device: of the returned tensors.
     """
 
     num_classes: int
@@ -46,13 +46,13 @@ class RealImages(Protocol):
     ) -> AbstractContextManager[Iterator[Tensor]]:
         """The same draws, decoded ahead: ``batch`` of each entry of ``cycle`` in turn, endlessly.
 
-        A tensor is valid until the next one is asked for. ``state_dict`` counts what was handed
-        out, not what was decoded ahead. Leaving the context ends all work.
+        A tensor is valid until the next one is requested. ``state_dict`` counts the batches that
+        were served, not those decoded ahead. Leaving the context ends all work.
         """
         ...
 
     def take(self, class_index: int, indices: Indices) -> Tensor:
-        """The named images of one class, uint8 ``(len(indices), C, H, W)``; draws nothing."""
+        """The given images of one class, uint8 ``(len(indices), C, H, W)``; draws nothing."""
         ...
 
     def ordered(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -63,7 +63,7 @@ class RealImages(Protocol):
         ...
 
     def state_dict(self) -> dict[str, IntArray]:
-        """Position of every class in its shuffled order."""
+        """Return the position of every class in its shuffled order."""
         ...
 
     def load_state_dict(self, state: Mapping[str, IntArray]) -> None:
@@ -72,7 +72,7 @@ class RealImages(Protocol):
 
 
 class BackEnd(Protocol):
-    """Where pixels come from that are not in memory: all a new back end has to offer.
+    """Where pixels come from that are not in memory: all that a new back end implements.
 
     Images are numbered by row: those of class 0 first, in the order of their sorted files, then
     those of class 1, and so on.
@@ -93,19 +93,19 @@ class BackEnd(Protocol):
     layout: torch.memory_format
     source: str
 
-    def read(self, plan: Iterator[IntArray]) -> AbstractContextManager[Iterator[Tensor]]:
-        """Decode the rows that ``plan`` names, in its order, ahead of the reader.
+    def read(self, row_batches: Iterator[IntArray]) -> AbstractContextManager[Iterator[Tensor]]:
+        """Decode these rows, in their order, ahead of the reader.
 
         Args:
-            plan: arrays of rows, finite or endless; it is advanced in another thread or process,
+            row_batches: arrays of rows, finite or endless; advanced in another thread or process,
                 ahead of the reader.
 
         Returns:
             A context; within it, one uint8 host tensor ``(len(rows), C, H, W)`` per array, valid
-            until the next one is asked for. Leaving the context ends all threads and processes.
+            until the next one is requested. Leaving the context ends all threads and processes.
 
         Raises:
-            DataError: from the iterator, naming file and image, whatever went wrong in a worker;
-                within seconds when a worker died.
+            DataError: from the iterator, naming file and image, for any failure of a worker, its
+                death included; within seconds.
         """
         ...

@@ -1,9 +1,9 @@
-"""Which data sets are there, and what is known of each before it is opened?"""
+"""The data sets by name, and what is known of each before it is opened."""
 
-import difflib
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from ..common.checks import check_name
 from ..common.errors import DataError
 from .subsets import CUSTOM, subset_classes
 
@@ -17,15 +17,15 @@ _CIFAR_STD = (0.2023, 0.1994, 0.2010)
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What the command line and the documentation need to know of a data set.
+    """Properties of a data set, for the command line and the documentation.
 
     Attributes:
-        title: one line for people.
-        kind: which reader understands its files.
+        title: one line for messages.
+        kind: of its files, which decides on the reader.
         num_classes: number of classes; None where the user's folder decides.
         channels: 1 or 3.
         native_size: side in pixels of the stored images; None where they vary.
-        default_size: side in pixels when no size is asked for; None where it must be.
+        default_size: side in pixels when none is requested; None where one must be.
         mean: per channel, pixels in [0, 1].
         std: per channel, pixels in [0, 1].
         flips: whether a mirrored image still shows its class.
@@ -124,17 +124,14 @@ DATASETS: dict[str, DatasetInfo] = {
 
 
 def dataset_info(name: str) -> DatasetInfo:
-    """What is known of a data set before it is opened.
+    """Properties of a data set that are known before it is opened.
 
     Raises:
-        DataError: for a name that is not known, with the nearest ones.
+        DataError: for an unknown name, with the nearest ones.
     """
     if name.startswith(CUSTOM):
         title = f"ImageNet: the classes of {name.removeprefix(CUSTOM)}"
         count = len(subset_classes(name))
         return replace(DATASETS["imagenet1k"], title=title, num_classes=count)
-    if name not in DATASETS:
-        near = difflib.get_close_matches(name.lower(), DATASETS, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(DATASETS)}"
-        raise DataError(f"unknown data set '{name}': {hint}")
+    check_name("dataset", name, DATASETS, DataError)
     return DATASETS[name]

@@ -1,6 +1,4 @@
-"""Is there room on the device for the whole set?"""
-
-import math
+"""Memory that a data set may take."""
 
 import torch
 
@@ -9,24 +7,18 @@ from ..common.hardware import free_bytes
 from ..common.processes import processes_on_machine
 
 
-def refuse_without_room(name: str, shape: tuple[int, ...], device: torch.device) -> None:
-    """Refuse before any decoding what cannot be held as uint8 of ``shape`` on the device.
-
-    Raises:
-        DataError: if less memory is free than that.
-    """
-    needed, free = math.prod(shape), free_bytes(device)
+def check_free_memory(what: str, needed: int, device: torch.device, advice: str) -> None:
+    """Raise DataError, with ``advice``, unless ``needed`` bytes are free on the device."""
+    free = free_bytes(device)
     if needed > free:
-        raise DataError(
-            f"{name} needs {needed / 1e9:.2f} GB for {shape[0]} images of {shape[-1]} px, "
-            f"{free / 1e9:.2f} GB are free on {device}: take a smaller --size or a smaller subset"
-        )
+        sizes = f"{needed / 1e9:.2f} GB on {device}, {free / 1e9:.2f} GB are free"
+        raise DataError(f"{what} needs {sizes}: {advice}")
 
 
 def spare_bytes(device: torch.device) -> int:
     """Bytes that may be kept for a whole run: at least half of the memory stays free.
 
-    On a GPU half of all there is, for networks and activations; in RAM half of what is free, shared
+    On a GPU half of the total, for networks and activations; in RAM half of what is free, shared
     by the processes that ``torchrun`` started on this machine.
     """
     if device.type == "cuda":

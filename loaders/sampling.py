@@ -1,4 +1,4 @@
-"""Which image of a class comes next?"""
+"""Seeded class-wise sampling."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,13 +8,19 @@ from ..common.errors import DataError
 from .protocol import IntArray
 
 
-class ClassSampler:
-    """Class-wise sampling: per class a seeded shuffle without replacement, without end.
+def check_class(class_index: int, num_classes: int) -> None:
+    """Raise DataError unless the class exists."""
+    if not 0 <= class_index < num_classes:
+        raise DataError(f"class {class_index} does not exist: classes are 0 to {num_classes - 1}")
 
-    Visit ``v`` of class ``c`` goes through
-    ``numpy.random.default_rng([seed, c, v]).permutation(class_sizes[c])``; a draw may run from
-    one visit into the next. All state is one integer per class, the number drawn so far, so the
-    sequence of a class depends neither on the other classes nor on how its draws were cut up.
+
+class ClassSampler:
+    """Class-wise sampling: per class an endless seeded shuffle without replacement.
+
+    Visit ``v`` of class ``c`` follows
+    ``numpy.random.default_rng([seed, c, v]).permutation(class_sizes[c])``; a draw may continue
+    from one visit into the next. The whole state is one integer per class, the number drawn so
+    far, so the sequence of a class depends neither on other classes nor on the sizes of draws.
 
     Args:
         class_sizes: images per class, each at least 1.
@@ -39,8 +45,8 @@ class ClassSampler:
         """Next indices within each class.
 
         Args:
-            classes: class indices; a class named twice is drawn from twice, in turn.
-            per_class: how many of each, at least 1, possibly more than a class holds.
+            classes: class indices; a class given twice is drawn from twice, in turn.
+            per_class: images of each, at least 1, possibly more than a class holds.
 
         Returns:
             int64 ``(len(classes), per_class)``, row ``i`` in ``[0, class_sizes[classes[i]])``.
@@ -51,25 +57,21 @@ class ClassSampler:
         if per_class < 1:
             raise DataError(f"at least one image per class must be drawn, got {per_class}")
         for class_index in classes:
-            if not 0 <= class_index < len(self.class_sizes):
-                raise DataError(
-                    f"class {class_index} does not exist: classes are 0 to "
-                    f"{len(self.class_sizes) - 1}"
-                )
+            check_class(class_index, len(self.class_sizes))
         drawn = np.empty((len(classes), per_class), dtype=np.int64)
         for row, class_index in zip(drawn, classes, strict=True):
             self._fill(row, int(class_index))
         return drawn
 
     def skip(self, classes: Sequence[int], per_class: int) -> None:
-        """Move on as ``draw`` does, without saying to what."""
+        """Advance as ``draw`` does, without computing indices."""
         np.add.at(self._positions, np.asarray(classes, np.int64), per_class)
 
     def copy(self) -> "ClassSampler":
-        """Return another sampler at the same place, to look ahead without moving this one."""
-        twin = ClassSampler(self.class_sizes, self.seed)
-        twin.load_state_dict(self.state_dict())
-        return twin
+        """Return another sampler with the same state, to draw ahead without advancing this one."""
+        copied = ClassSampler(self.class_sizes, self.seed)
+        copied.load_state_dict(self.state_dict())
+        return copied
 
     def state_dict(self) -> dict[str, IntArray]:
         """Return ``{"positions": int64 (num_classes,)}``, the number drawn so far per class."""
@@ -100,12 +102,12 @@ class ClassSampler:
         filled = 0
         while filled < len(row):
             visit, start = divmod(position + filled, size)
-            piece = self._permutation(class_index, visit)[start : start + len(row) - filled]
+            piece = self._permute(class_index, visit)[start : start + len(row) - filled]
             row[filled : filled + len(piece)] = piece
             filled += len(piece)
         self._positions[class_index] += len(row)
 
-    def _permutation(self, class_index: int, visit: int) -> IntArray:
+    def _permute(self, class_index: int, visit: int) -> IntArray:
         cached = self._current.get(class_index)
         if cached is None or cached[0] != visit:
             generator = np.random.default_rng([self.seed, class_index, visit])

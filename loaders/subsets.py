@@ -1,4 +1,4 @@
-"""Which classes, in which order, make up a subset of ImageNet?"""
+"""The classes of the subsets of ImageNet, in label order."""
 
 import json
 from functools import cache
@@ -19,22 +19,22 @@ def subset_classes(name: str) -> tuple[str, ...]:
         DataError: if the user's file is not a list of classes of ImageNet-1K.
     """
     if name.startswith(CUSTOM):
-        return _custom_classes(Path(name.removeprefix(CUSTOM)).expanduser())
-    return tuple(_lists()[name])
+        return _read_custom_classes(Path(name.removeprefix(CUSTOM)).expanduser())
+    return tuple(_read_subsets()[name])
 
 
 def file_name(name: str) -> str:
-    """What files made for a data set are called: "custom-LIST" for "custom:DIR/LIST.txt"."""
+    """Name of a data set within file names: "custom-LIST" for "custom:DIR/LIST.txt"."""
     return f"custom-{Path(name.removeprefix(CUSTOM)).stem}" if name.startswith(CUSTOM) else name
 
 
 @cache
-def _lists() -> dict[str, list[str]]:
+def _read_subsets() -> dict[str, list[str]]:
     return json.loads(Path(__file__).with_name("imagenet_subsets.json").read_text())
 
 
-def _custom_classes(file: Path) -> tuple[str, ...]:
-    """One WordNet id per line; what follows a ``#`` is a comment."""
+def _read_custom_classes(file: Path) -> tuple[str, ...]:
+    """Read a file of one WordNet id per line; ``#`` begins a comment."""
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as cause:
@@ -42,7 +42,7 @@ def _custom_classes(file: Path) -> tuple[str, ...]:
             f"the list of classes {file} cannot be read ({cause}): custom:FILE names a text file "
             "of one WordNet id per line"
         ) from cause
-    known, seen = set(_lists()["imagenet1k"]), dict[str, int]()
+    known, seen = set(_read_subsets()["imagenet1k"]), dict[str, int]()
     for number, line in enumerate(lines, 1):
         wnid = line.partition("#")[0].strip()
         if not wnid:
@@ -53,7 +53,7 @@ def _custom_classes(file: Path) -> tuple[str, ...]:
                 "look like n01440764"
             )
         if wnid in seen:
-            raise DataError(f"{file}, line {number}: {wnid} stands in line {seen[wnid]} already")
+            raise DataError(f"{file}, line {number}: {wnid} is in line {seen[wnid]} already")
         seen[wnid] = number
     if len(seen) < 2:
         raise DataError(f"{file} must name two or more classes, it names {len(seen)}")

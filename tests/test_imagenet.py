@@ -25,7 +25,7 @@ CLASSES = subset_classes("imagenette")[3:0:-1]
 SIZE = 16
 
 
-def fixed(root: Path, out: Path, *more: str) -> list[str]:
+def condense_arguments(root: Path, out: Path, *more: str) -> list[str]:
     """Arguments of a condensation by ResNetAP-10 of some seconds."""
     flags = {
         "--dataset": f"custom:{root / 'mine.txt'}",
@@ -63,7 +63,7 @@ def packed_file(tree: Path) -> Path:
 def condensed(tree: Path, packed_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that began with packing."""
     out = tmp_path_factory.mktemp("runs") / "ffcv"
-    done = run("condense", *fixed(tree, out, "--loader", "ffcv"))
+    done = run("condense", *condense_arguments(tree, out, "--loader", "ffcv"))
     assert done.returncode == 0, done.stderr
     assert f"custom:{tree / 'mine.txt'} is not packed yet: packing it into" in done.stderr
     assert f"packed 210 images into {packed_file}" in done.stderr
@@ -95,7 +95,7 @@ def test_image_files_condense_to_the_same_bytes(
 ) -> None:
     out = tmp_path / "folder"
     flags = ["--loader", "folder", "--cache", "none", "--workers", "2"]
-    done = run("condense", *fixed(tree, out, *flags))
+    done = run("condense", *condense_arguments(tree, out, *flags))
     assert done.returncode == 0, done.stderr
     assert "3 classes are streamed by image files, none is kept in memory" in done.stderr
     name = "synthetic.safetensors"
@@ -106,7 +106,9 @@ def test_a_killed_run_over_ffcv_ends_with_the_same_bytes(
     tree: Path, condensed: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    process = start("condense", *fixed(tree, out, "--loader", "ffcv", "--cache", "none"))
+    process = start(
+        "condense", *condense_arguments(tree, out, "--loader", "ffcv", "--cache", "none")
+    )
     end = time.monotonic() + 240
     while not (out / "checkpoint.safetensors").exists():
         assert time.monotonic() < end
@@ -114,7 +116,7 @@ def test_a_killed_run_over_ffcv_ends_with_the_same_bytes(
     process.kill()
     process.communicate()
     assert not (out / "synthetic.safetensors").exists()
-    # how images are read may change when a run goes on
+    # how images are read may change on resume
     done = run("condense", "--out", str(out), "--resume", "--workers", "1")
     assert done.returncode == 0, done.stderr
     assert "resumed after iteration" in done.stderr
@@ -125,7 +127,7 @@ def test_a_killed_run_over_ffcv_ends_with_the_same_bytes(
 
 @pytest.mark.parametrize("cache", ["auto", "none"])
 def test_one_sequence_whatever_reads_the_images(tree: Path, condensed: Path, cache: str) -> None:
-    def drawn(loader: str, workers: int) -> list[torch.Tensor]:
+    def draw(loader: str, workers: int) -> list[torch.Tensor]:
         real = open_dataset(
             f"custom:{tree / 'mine.txt'}",
             tree,
@@ -140,10 +142,10 @@ def test_one_sequence_whatever_reads_the_images(tree: Path, condensed: Path, cac
             found = [batch.clone() for batch in itertools.islice(batches, 8)]
         return [*found, real.take(1, [69, 0]), *(images for images, _ in real.ordered(64))]
 
-    expected = drawn("ffcv", 1)
+    expected = draw("ffcv", 1)
     assert [len(batch) for batch in expected[:3]] == [2, 1, 2]
     for loader, workers in (("ffcv", 2), ("folder", 1), ("folder", 2), ("folder", 0)):
-        for ours, theirs in zip(drawn(loader, workers), expected, strict=True):
+        for ours, theirs in zip(draw(loader, workers), expected, strict=True):
             assert torch.equal(ours, theirs)
 
 
@@ -166,16 +168,16 @@ def test_a_truncated_image_stops_packing_by_its_name(
 def test_ctrl_c_while_packing_leaves_nothing(tree: Path, tmp_path: Path) -> None:
     root = tmp_path / "imagenet"
     shutil.copytree(tree, root, ignore=shutil.ignore_patterns("m3d_fast"))
-    # packing is told to wait: a pipe without a writer among the images
+    # makes packing wait: a pipe without a writer among the images
     slow = root / "train" / CLASSES[2] / "zzz.JPEG"
     os.mkfifo(slow)
     out = tmp_path / "run"
-    command = start("condense", *fixed(root, out, "--loader", "ffcv"))
+    command = start("condense", *condense_arguments(root, out, "--loader", "ffcv"))
     end = time.monotonic() + 240
     while not list(root.rglob("*.part")):
         assert time.monotonic() < end
         time.sleep(0.01)
-    children = descendants(command.pid)
+    children = find_descendants(command.pid)
     # as a terminal does: every process of the group
     for pid in (command.pid, *children):
         os.kill(pid, signal.SIGINT)
@@ -188,8 +190,8 @@ def test_ctrl_c_while_packing_leaves_nothing(tree: Path, tmp_path: Path) -> None
     assert not out.exists()
 
 
-def descendants(pid: int) -> list[int]:
+def find_descendants(pid: int) -> list[int]:
     listed = subprocess.run(
         ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True
     ).stdout.split()
-    return [below for child in map(int, listed) for below in (child, *descendants(child))]
+    return [below for child in map(int, listed) for below in (child, *find_descendants(child))]

@@ -112,4 +112,4 @@ def test_function_and_module_of_one_name_both_work() -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True
     )
-    assert "unknown data set 'x'" in done.stdout, done.stderr
+    assert "dataset: 'x' is not known" in done.stdout, done.stderr

@@ -1,4 +1,4 @@
-"""How are images read from a packed .beton file?"""
+"""Images read from a packed .beton file."""
 
 import functools
 import io
@@ -18,71 +18,60 @@ from torch import Tensor
 from ...common.errors import DataError
 from ...common.hardware import usable_cores
 from ..protocol import IntArray
-from ..streaming.ring import Fill, Ring
-from .packed_file import Packed, open_packed
+from ..streaming.prefetcher import Fill, Prefetcher
+from .packed_file import PackedFile, Sidecar, file_identity
 
 
 class FfcvImages:
     """Back end over a ``.beton`` file: FFCV's format, native reader and decoder, our iteration.
 
-    FFCV's own loader cannot be used as it is: it allocates all buffers anew every epoch, hangs
-    when one of its threads fails, leaks threads when left early and shows garbage for damaged
-    images. Here its compiled reading and decoding run in threads of ours, without the GIL.
+    FFCV's own loader is not used: it allocates all buffers again every epoch, hangs when one of
+    its threads fails, leaks threads when left early and returns garbage for damaged images. Here
+    its compiled reading and decoding run in our threads, without the GIL.
 
     Images are read with ``pread``, not mapped: a file cut while it is open is an error and not
     the end of the process, and resident memory does not grow with what was read. The checksum of
     every image is compared the first time it is read. Before every piece of a batch the file is
-    looked at: replaced, resized or written to, it is refused. What remains unnoticed is a change
-    within the file that keeps size and time stamp, to an image already compared.
+    checked: one that was replaced, resized or written to is refused. A change within the file that
+    keeps size and time stamp, to an image already compared, is not detected.
 
-    Memory: the index takes 22 bytes an image; within ``read`` four batches are held, and per
+    Memory: the index takes 22 bytes per image; within ``read`` four batches are held, and per
     thread one image as stored.
 
     Args:
-        path: the ``.beton`` file, its sidecar beside it.
-        dataset: what the file must hold; None for anything.
-        size: side in pixels its images must have; None for any.
+        packed: of ``open_packed``.
         workers: threads that decode; None for one per core this process may use.
 
     Raises:
-        DataError: if file or sidecar is missing, damaged or of another data set.
+        DataError: if the file is damaged or was changed since it was opened.
         ModuleNotFoundError: if FFCV is not installed.
     """
 
     name = "FFCV"
-    layout = torch.channels_last  # as stored: nothing is moved that need not be
+    layout = torch.channels_last  # as stored: pixels are not transposed
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        dataset: str | None = None,
-        size: int | None = None,
-        workers: int | None = None,
-    ) -> None:
+    def __init__(self, packed: PackedFile, *, workers: int | None = None) -> None:
         if workers is not None and workers < 1:
             raise DataError(f"at least one worker must read, got {workers}")
         self.workers = workers or usable_cores()
-        self._path = Path(path)
-        self._identity = _identity(self._path)
-        self.packed: Packed = open_packed(self._path, dataset=dataset, size=size)
-        self.class_names = tuple(self.packed.class_names)
-        self.class_sizes = tuple(int(size) for size in self.packed.class_sizes)
-        self.image_shape = (3, self.packed.size, self.packed.size)
+        self._path, self._identity, sidecar = packed
+        self.class_names = sidecar.class_names
+        self.class_sizes = sidecar.class_sizes
+        self.image_shape = (3, sidecar.size, sidecar.size)
         self.source = str(self._path)
-        self._index = _Index(self._path, self.packed)
+        self._index = _Index(self._path, sidecar)
         self._file = os.open(self._path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._file)
         self._compare_identity()
-        self._first = np.concatenate(([0], np.cumsum(self.class_sizes)))
+        self._first_rows = np.concatenate(([0], np.cumsum(self.class_sizes)))
 
-    def read(self, plan: Iterator[IntArray]) -> AbstractContextManager[Iterator[Tensor]]:
-        """Decode the rows that ``plan`` names, in its order, ahead of the reader; see ``BackEnd``.
+    def read(self, row_batches: Iterator[IntArray]) -> AbstractContextManager[Iterator[Tensor]]:
+        """Decode these rows, in their order, ahead of the reader; see ``BackEnd``.
 
         The tensors are page-locked where this process uses CUDA.
         """
-        return Ring(
-            plan,
+        return Prefetcher(
+            row_batches,
             self._worker,
             self.image_shape,
             source=self.source,
@@ -95,8 +84,8 @@ class FfcvImages:
     def _worker(self) -> Iterator[Fill]:
         native = load_ffcv()
         index = self._index
-        room = native.room_for(
-            index.largest, index.largest_image, int(index.heights.max()), self.packed.size
+        workspace = native.allocate_workspace(
+            index.largest, index.largest_image, int(index.heights.max()), self.image_shape[1]
         )
         with native.jpeg_handle() as handle:
 
@@ -107,20 +96,20 @@ class FfcvImages:
                 done = 0
                 while done < len(rows):
                     count, problem = native.decode(
-                        rows[done:], *index.columns, self._file, handle, room, out[done:]
+                        rows[done:], *index.columns, self._file, handle, workspace, out[done:]
                     )
                     done += count
                     if problem == native.SHORT_READ:
-                        raise self._bad(int(rows[done]), "cannot be read whole")
+                        raise self._describe_bad(int(rows[done]), "cannot be read completely")
                     if problem == native.NOT_CLEAN:
-                        image = self._by_pillow(int(rows[done]))
-                        native.resize_crop(image, room[-1], out[done])
+                        image = self._decode_with_pillow(int(rows[done]))
+                        native.resize_crop(image, workspace[-1], out[done])
                         done += 1
 
             yield fill
 
-    def _by_pillow(self, row: int) -> np.ndarray:
-        """Decode what libjpeg-turbo complained of: whole but for a blemish, or damaged."""
+    def _decode_with_pillow(self, row: int) -> np.ndarray:
+        """Decode an image with a libjpeg-turbo warning: one with a blemish, or a damaged one."""
         from PIL import Image
 
         stored = os.pread(self._file, int(self._index.sizes[row]), int(self._index.offsets[row]))
@@ -129,13 +118,13 @@ class FfcvImages:
                 return np.array(file.convert("RGB"))
         # damaged files make Pillow raise nearly anything: OSError, SyntaxError, struct.error, ...
         except Exception as cause:
-            raise self._bad(row, f"cannot be decoded ({cause})") from cause
+            raise self._describe_bad(row, f"cannot be decoded ({cause})") from cause
 
     def _compare_identity(self) -> None:
-        if _identity(self._path) != self._identity:
+        if file_identity(self._path) != self._identity:
             raise DataError(
                 f"{self._path} was replaced, removed or changed while it was open: start again "
-                "(from the checkpoint) once nothing writes to it any more"
+                "(with --resume) once nothing writes to it any more"
             )
 
     def _compare_checksums(self, rows: IntArray) -> None:
@@ -143,26 +132,26 @@ class FfcvImages:
             offset, size = int(self._index.offsets[row]), int(self._index.sizes[row])
             stored = os.pread(self._file, size, offset)
             if len(stored) != size:
-                raise self._bad(int(row), "cannot be read whole")
+                raise self._describe_bad(int(row), "cannot be read completely")
             if zlib.crc32(stored) != self._index.checksums[row]:
-                raise self._bad(int(row), "is damaged (wrong checksum)")
+                raise self._describe_bad(int(row), "is damaged (wrong checksum)")
             self._index.compared[row] = True
 
-    def _bad(self, row: int, what: str) -> DataError:
-        self._compare_identity()  # what was changed meanwhile is not damaged
-        label = int(np.searchsorted(self._first, row, side="right")) - 1
+    def _describe_bad(self, row: int, what: str) -> DataError:
+        self._compare_identity()  # a file that was changed meanwhile is not damaged
+        label = int(np.searchsorted(self._first_rows, row, side="right")) - 1
         return DataError(
-            f"image {row} of {self._path}, number {row - self._first[label]} of class {label} "
+            f"image {row} of {self._path}, number {row - self._first_rows[label]} of class {label} "
             f"({self.class_names[label]}), {what}: delete the file and pack it again"
         )
 
 
 @functools.cache
 def load_ffcv() -> ModuleType:
-    """Import FFCV and compile our loop around it, once in a process (seconds).
+    """Import FFCV and compile our loop around it, once per process (seconds).
 
     Importing FFCV loads one of numba's threading layers, of which TBB hangs at exit on one CPU,
-    and sets torch's thread count to 1: the layer is chosen before and the count put back.
+    and sets torch's thread count to 1: the layer is chosen before and the count restored.
 
     Raises:
         ModuleNotFoundError: if FFCV or something it needs is not installed.
@@ -171,8 +160,8 @@ def load_ffcv() -> ModuleType:
     try:
         import numba
 
-        # not by the environment: a change of that makes numba read everything again, which fails
-        # when this process got other cores in between
+        # not by the environment: numba reads all of it again after a change, which fails
+        # when the cores of this process have changed in between
         if numba.config.THREADING_LAYER == "default":  # type: ignore[attr-defined]
             numba.config.THREADING_LAYER = "omp"  # type: ignore[attr-defined]
         from . import native
@@ -183,7 +172,7 @@ def load_ffcv() -> ModuleType:
 
 
 class _Index:
-    """Where every image lies in the file and how it is stored, in row order.
+    """Position and form of every stored image, in row order.
 
     Attributes:
         offsets: int64, bytes from the start of the file.
@@ -191,31 +180,31 @@ class _Index:
         heights, widths: uint16, pixels as stored.
         encoded: whether it is a JPEG; raw pixels otherwise.
         checksums: uint32, CRC-32 of the bytes.
-        compared: whether the checksum was found right.
-        largest, largest_image: most bytes of an image as stored and when decoded.
+        compared: whether the checksum was compared.
+        largest, largest_image: maximum bytes of an image as stored and when decoded.
     """
 
-    def __init__(self, path: Path, packed: Packed) -> None:
-        reader = _opened(path)
-        image, total = reader.metadata["f0"], sum(packed.class_sizes)
+    def __init__(self, path: Path, sidecar: Sidecar) -> None:
+        reader = _open_reader(path)
+        image, total = reader.metadata["f0"], sum(sidecar.class_sizes)
         if len(image) != total:
-            raise _damaged_index(path, f"{len(image)} images instead of {total}")
+            raise _describe_damage(path, f"{len(image)} images instead of {total}")
         self.offsets = image["data_ptr"].astype(np.int64)
-        places = reader.alloc_table["ptr"]
-        order = np.argsort(places)
-        found = order[np.searchsorted(places, image["data_ptr"], sorter=order).clip(0, total - 1)]
-        if len(places) != total or (places[found] != image["data_ptr"]).any():
-            raise _damaged_index(path, "its table does not say where every image lies")
+        stored = reader.alloc_table["ptr"]
+        order = np.argsort(stored)
+        found = order[np.searchsorted(stored, image["data_ptr"], sorter=order).clip(0, total - 1)]
+        if len(stored) != total or (stored[found] != image["data_ptr"]).any():
+            raise _describe_damage(path, "its table does not list every image")
         self.sizes = reader.alloc_table["size"][found].astype(np.uint32)
         self.heights, self.widths = image["height"].copy(), image["width"].copy()
         self.encoded = image["mode"] == 0
-        self.checksums = np.asarray(packed.crc32, np.uint32)
+        self.checksums = np.asarray(sidecar.crc32, np.uint32)
         self.compared = np.zeros(total, np.bool_)
         decoded = 3 * self.heights.astype(np.int64) * self.widths
         if (self.offsets + self.sizes > path.stat().st_size).any():
-            raise _damaged_index(path, "images lie beyond its end")
+            raise _describe_damage(path, "images extend beyond its end")
         if (decoded[~self.encoded] != self.sizes[~self.encoded]).any():
-            raise _damaged_index(path, "raw images have other sizes than their pixels")
+            raise _describe_damage(path, "raw images have other sizes than their pixels")
         self.largest, self.largest_image = int(self.sizes.max()), int(decoded.max())
 
     @property
@@ -223,24 +212,16 @@ class _Index:
         return self.offsets, self.sizes, self.heights, self.widths, self.encoded
 
 
-def _opened(path: Path) -> Any:
+def _open_reader(path: Path) -> Any:
     load_ffcv()
     from ffcv.reader import Reader
 
     try:
         return Reader(str(path))
-    # FFCV parses without looking: a damaged header makes it raise nearly anything
+    # FFCV parses without checks: a damaged header makes it raise nearly anything
     except Exception as cause:
-        raise _damaged_index(path, repr(cause)) from cause
+        raise _describe_damage(path, repr(cause)) from cause
 
 
-def _damaged_index(path: Path, how: str) -> DataError:
+def _describe_damage(path: Path, how: str) -> DataError:
     return DataError(f"the index of {path} is damaged ({how}): delete the file and pack it again")
-
-
-def _identity(path: Path) -> tuple[int, ...]:
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return ()  # nothing there
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

@@ -1,6 +1,6 @@
-"""How do stored bytes become pixels, compiled and without the GIL?
+"""Stored bytes decoded to pixels, compiled and without the GIL.
 
-Imported by ``ffcv.load_ffcv`` alone: importing FFCV and numba takes seconds and has side effects.
+Imported by ``images.load_ffcv`` alone: importing FFCV and numba takes seconds and has side effects.
 """
 
 # numba's functions have no Python types
@@ -27,7 +27,7 @@ libffcv.lib.tjDestroy.argtypes = [c_void_p]
 _compiled = numba.njit(nogil=True, error_model="numpy")
 _read = _compiled(libffcv.read)
 
-# of the weights of a resize, as in Pillow, and what rounds to the nearest
+# of the weights of a resize, as in Pillow; half a step, to round to the nearest
 _BITS = 22
 _HALF = 1 << (_BITS - 1)
 
@@ -48,36 +48,36 @@ def jpeg_handle() -> Iterator[int]:
 
 
 @_compiled
-def decode(rows, offsets, sizes, heights, widths, encoded, file, handle, room, out):
+def decode(rows, offsets, sizes, heights, widths, encoded, file, handle, workspace, out):
     """Read and decode images; those of another size are resized and cropped to the centre.
 
     Args:
         rows: int64 ``(n,)``.
-        offsets, sizes, heights, widths, encoded: the index, see ``ffcv.FfcvImages``.
+        offsets, sizes, heights, widths, encoded: the index, see ``images._Index``.
         file: descriptor.
         handle: of ``jpeg_handle``.
-        room: of ``room_for``.
+        workspace: of ``allocate_workspace``.
         out: uint8 ``(n, side, side, 3)``, contiguous.
 
     Returns:
-        How many images were done, and 0, ``SHORT_READ`` or ``NOT_CLEAN`` for the next one. After
-        the latter it may be whole or not written at all: libjpeg-turbo does not tell which.
+        The number of images done, and 0, ``SHORT_READ`` or ``NOT_CLEAN`` for the next one. After
+        the latter it may be complete or not written at all: libjpeg-turbo does not report which.
     """
-    stored, pixels, squeezed = room
+    stored, pixels, squeezed = workspace
     side = out.shape[1]
-    for place in range(len(rows)):
-        row = rows[place]
+    for index in range(len(rows)):
+        row = rows[index]
         height, width = np.int64(heights[row]), np.int64(widths[row])
         fits = height == side and width == side
-        # what needs no work on the way is written where it belongs at once
-        target = out[place].reshape(-1) if fits else pixels[: 3 * height * width]
+        # without a resize pixels are decoded straight into the output
+        target = out[index].reshape(-1) if fits else pixels[: 3 * height * width]
         image = stored[: sizes[row]] if encoded[row] else target
         if _read(file, image, offsets[row]) != image.size:
-            return place, SHORT_READ
+            return index, SHORT_READ
         if encoded[row] and not _decode_jpeg(handle, image, height, width, target):
-            return place, NOT_CLEAN
+            return index, NOT_CLEAN
         if not fits:
-            resize_crop(target.reshape(height, width, 3), squeezed, out[place])
+            resize_crop(target.reshape(height, width, 3), squeezed, out[index])
     return len(rows), 0
 
 
@@ -90,8 +90,8 @@ def _decode_jpeg(handle, stored, height, width, pixels):
     return status == 0
 
 
-def room_for(stored: int, decoded: int, height: int, side: int) -> tuple[np.ndarray, ...]:
-    """Memory of one thread: for the largest image as stored and decoded, and the highest one."""
+def allocate_workspace(stored: int, decoded: int, height: int, side: int) -> tuple[np.ndarray, ...]:
+    """Buffers of one thread: for the largest image as stored and decoded, and the highest one."""
     return (
         *(np.empty(stored, np.uint8), np.empty(decoded, np.uint8)),
         np.empty((height, side, 3), np.uint8),
@@ -100,11 +100,11 @@ def room_for(stored: int, decoded: int, height: int, side: int) -> tuple[np.ndar
 
 @_compiled
 def resize_crop(image, squeezed, out):
-    """Short side to the side of ``out``, antialiased bilinear, centre crop: Pillow's very bytes.
+    """Resize the short side to that of ``out``, antialiased bilinear, and crop the centre.
 
-    As Pillow does: first along the rows, rounded to bytes, then along the columns, with weights
-    of 22 bits. Unlike it only the crop is computed. Pillow 13 takes the columns first where an
-    image is over twice as high as wide: there pixels differ by 1 of 255 at most.
+    The same bytes as Pillow: first along the rows, rounded to bytes, then along the columns, with
+    weights of 22 bits. Unlike Pillow only the crop is computed. For images over twice as high
+    as wide, where Pillow 13 begins with the columns, pixels differ by 1 of 255 at most.
 
     Args:
         image: uint8 ``(height, width, 3)``.
@@ -113,15 +113,15 @@ def resize_crop(image, squeezed, out):
     """
     (height, width, _), side = image.shape, len(out)
     short = min(height, width)
-    above, below, down = _weights(height, side * height // short, side)
-    begin, end, across = _weights(width, side * width // short, side)
+    above, below, down = _compute_weights(height, side * height // short, side)
+    begin, end, across = _compute_weights(width, side * width // short, side)
     for row in range(above[0], below[-1]):
         _squeeze(image[row].reshape(-1), begin, end, across, squeezed[row].reshape(-1))
     flat, total = squeezed.reshape(len(squeezed), -1), np.empty(3 * side, np.int32)
     for row in range(side):
         total[:] = _HALF
-        for place in range(above[row], below[row]):
-            weight, source = down[row, place - above[row]], flat[place]
+        for index in range(above[row], below[row]):
+            weight, source = down[row, index - above[row]], flat[index]
             for column in range(len(total)):
                 total[column] += np.int32(weight * np.int32(source[column]))
         target = out[row].reshape(-1)
@@ -134,22 +134,22 @@ def _squeeze(line, begin, end, weights, out):
     # sums of 32 bits, which numba would make 64
     for column in range(len(begin)):
         red = green = blue = np.int32(_HALF)
-        for place in range(begin[column], end[column]):
-            weight = weights[column, place - begin[column]]
-            red += np.int32(weight * np.int32(line[3 * place]))
-            green += np.int32(weight * np.int32(line[3 * place + 1]))
-            blue += np.int32(weight * np.int32(line[3 * place + 2]))
+        for index in range(begin[column], end[column]):
+            weight = weights[column, index - begin[column]]
+            red += np.int32(weight * np.int32(line[3 * index]))
+            green += np.int32(weight * np.int32(line[3 * index + 1]))
+            blue += np.int32(weight * np.int32(line[3 * index + 2]))
         out[3 * column] = red >> _BITS
         out[3 * column + 1] = green >> _BITS
         out[3 * column + 2] = blue >> _BITS
 
 
 @_compiled
-def _weights(size, resized, side):
-    """Weights of the ``side`` middle pixels of a line of ``size`` that becomes ``resized`` long.
+def _compute_weights(size, resized, side):
+    """Weights of the ``side`` middle pixels of a line resized from ``size`` to ``resized``.
 
     Returns:
-        Where each begins and ends in the line, int64 ``(side,)``, and its int32 weights.
+        The begin and end of each in the line, int64 ``(side,)``, and its int32 weights.
     """
     scale = size / resized
     support = max(scale, 1.0)
@@ -157,25 +157,25 @@ def _weights(size, resized, side):
     begin, end = np.empty(side, np.int64), np.empty(side, np.int64)
     weights = np.zeros((side, 2 * np.int64(np.ceil(support)) + 1), np.int32)
     values = np.empty(weights.shape[1])
-    for place in range(side):
-        centre = (first + place + 0.5) * scale
-        begin[place] = max(np.int64(centre - support + 0.5), 0)
-        end[place] = min(np.int64(centre + support + 0.5), size)
-        count, total = end[place] - begin[place], 0.0
+    for index in range(side):
+        centre = (first + index + 0.5) * scale
+        begin[index] = max(np.int64(centre - support + 0.5), 0)
+        end[index] = min(np.int64(centre + support + 0.5), size)
+        count, total = end[index] - begin[index], 0.0
         for tap in range(count):
-            distance = abs((tap + begin[place] - centre + 0.5) * (1 / support))
+            distance = abs((tap + begin[index] - centre + 0.5) * (1 / support))
             values[tap] = max(1 - distance, 0.0)
             total += values[tap]
         for tap in range(count):
             # Pillow divides and rounds in this order
-            weights[place, tap] = np.int32(0.5 + values[tap] / total * (1 << _BITS))
+            weights[index, tap] = np.int32(0.5 + values[tap] / total * (1 << _BITS))
     return begin, end, weights
 
 
 def compile_now() -> None:
-    """Compile ``decode`` for the types it is called with, in the thread that asks."""
+    """Compile ``decode`` for the types it is called with, in the calling thread."""
     index = (np.empty(0, np.int64), np.empty(0, np.uint32), *(np.empty(0, np.uint16),) * 2)
     decode(
         *(np.empty(0, np.int64), *index, np.empty(0, np.bool_), 0, 0),
-        *(room_for(1, 1, 1, 1), np.empty((0, 1, 1, 3), np.uint8)),
+        *(allocate_workspace(1, 1, 1, 1), np.empty((0, 1, 1, 3), np.uint8)),
     )

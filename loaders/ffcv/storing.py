@@ -1,4 +1,4 @@
-"""In which form does an image lie in a packed file?"""
+"""The form in which an image is stored in a packed file."""
 
 import io
 import re
@@ -9,17 +9,17 @@ import numpy as np
 import numpy.typing as npt
 
 from ...common.errors import DataError
-from ..image_files.decoding import as_rgb, decode_image
+from ..image_files.decoding import convert_to_rgb, decode_image
 
 JPEG_MODE, RAW_MODE = 0, 1  # as FFCV numbers them
 
-# of whole images that FFCV's decoder does not read as they are
+# of images whose own bytes FFCV's decoder cannot read
 _ORIGINAL_QUALITY = 95
 
 
 @dataclass(frozen=True)
 class Stored:
-    """One image as stored.
+    """One image in the form in which it is stored.
 
     Attributes:
         mode: ``JPEG_MODE`` or ``RAW_MODE``.
@@ -34,11 +34,11 @@ class Stored:
     content: npt.NDArray[np.uint8]
 
 
-def quality(store: str) -> int | None:
+def parse_quality(store: str) -> int | None:
     """Q of "jpeg:Q", None for "raw" and "original".
 
     Raises:
-        DataError: for any other word.
+        DataError: for anything else.
     """
     if store in ("raw", "original"):
         return None
@@ -51,7 +51,7 @@ def quality(store: str) -> int | None:
 
 
 def encode(path: Path, *, size: int, store: str) -> Stored:
-    """Decode the whole image, and give it the form in which it is stored.
+    """Decode a whole image and encode it in the form in which it is stored.
 
     Args:
         path: the image file.
@@ -62,15 +62,15 @@ def encode(path: Path, *, size: int, store: str) -> Stored:
         DataError: naming the file that cannot be decoded.
     """
     if store == "original":
-        return _original(path)
+        return _keep_original(path)
     pixels = decode_image(path, size=size).permute(1, 2, 0).contiguous().numpy()
-    level = quality(store)
-    if level is None:
+    quality = parse_quality(store)
+    if quality is None:
         return Stored(RAW_MODE, size, size, pixels.reshape(-1))
-    return Stored(JPEG_MODE, size, size, _jpeg(pixels, level))
+    return Stored(JPEG_MODE, size, size, _encode_jpeg(pixels, quality))
 
 
-def _original(path: Path) -> Stored:
+def _keep_original(path: Path) -> Stored:
     from PIL import Image
 
     try:
@@ -80,9 +80,9 @@ def _original(path: Path) -> Stored:
             if file.format == "JPEG" and file.mode in ("RGB", "L"):
                 data = np.frombuffer(content, dtype=np.uint8)
                 return Stored(JPEG_MODE, file.height, file.width, data)
-            pixels = np.asarray(as_rgb(file))
+            pixels = np.asarray(convert_to_rgb(file))
         height, width, _ = pixels.shape
-        return Stored(JPEG_MODE, height, width, _jpeg(pixels, _ORIGINAL_QUALITY))
+        return Stored(JPEG_MODE, height, width, _encode_jpeg(pixels, _ORIGINAL_QUALITY))
     # damaged files make Pillow raise nearly anything: OSError, SyntaxError, struct.error, ...
     except Exception as cause:
         raise DataError(
@@ -90,7 +90,7 @@ def _original(path: Path) -> Stored:
         ) from cause
 
 
-def _jpeg(pixels: npt.NDArray[np.uint8], level: int) -> npt.NDArray[np.uint8]:
+def _encode_jpeg(pixels: npt.NDArray[np.uint8], quality: int) -> npt.NDArray[np.uint8]:
     from ffcv.fields.rgb_image import encode_jpeg
 
-    return encode_jpeg(pixels, level)
+    return encode_jpeg(pixels, quality)

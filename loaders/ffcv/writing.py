@@ -1,16 +1,12 @@
-"""How are images written by FFCV, without its ways of waiting for ever?"""
+"""Images written by FFCV's writer, with every failure reported instead of waited for."""
 
 import ctypes
-import logging
 import multiprocessing
 import os
 import signal
 import sys
-import threading
-import time
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,39 +18,36 @@ import torch
 from ffcv.fields import IntField, RGBImageField
 from ffcv.memory_allocator import MemoryAllocator
 from ffcv.writer import DatasetWriter
-from tqdm import tqdm
 
 from ...common.errors import DataError
+from ...common.progress import Progress
+from ...common.signals import stop_signals
 from ..image_files.trees import ClassFiles, ImageTree
 from .disk_space import page_bytes
 from .storing import RAW_MODE, Stored, encode
 
-log = logging.getLogger("m3d_fast")
-
 FIELDS = ("image", "label")
 
 _CHUNK = 32  # images a worker takes at a time
-_PLAIN_SECONDS = 10.0  # between lines where there is no terminal
-_INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM)
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
-# read instead of an image that cannot be: what is written of this pass is thrown away
-_NOTHING = Stored(RAW_MODE, 1, 1, np.zeros(3, np.uint8))
+# stored instead of a damaged image: what this pass writes is discarded
+_PLACEHOLDER = Stored(RAW_MODE, 1, 1, np.zeros(3, np.uint8))
 
 _fork = multiprocessing.get_context("fork")
 
 
 class EncodedImages:
-    """What FFCV's writer asks for: sample ``i`` is image ``i`` as stored, and its label.
+    """The samples of FFCV's writer: sample ``i`` is image ``i`` as stored, and its label.
 
-    A damaged image is noted, not raised, and from then on images are only verified: a writer that
-    meets an exception never ends, and all damaged images are to be named.
+    A damaged image is recorded, not raised, and from then on images are only verified: the writer
+    never ends after an exception, and all damaged images are to be named.
 
     Args:
         tree: files by class.
         size: side of the crop in pixels.
         store: "raw", "jpeg:Q" or "original".
-        largest: bytes that one image may take.
+        largest: limit for the bytes of one image.
     """
 
     def __init__(self, tree: ImageTree, *, size: int, store: str, largest: int) -> None:
@@ -71,17 +64,17 @@ class EncodedImages:
 
     @property
     def crc32(self) -> npt.NDArray[np.uint32]:
-        """Of the stored bytes of every image, uint32 ``(N,)``."""
+        """Checksums of the stored bytes of every image, uint32 ``(N,)``."""
         return np.frombuffer(memoryview(self._crc32), dtype=np.uint32)
 
     @property
     def labels(self) -> npt.NDArray[np.int64]:
-        """Of every image, int64 ``(N,)``."""
+        """Labels of every image, int64 ``(N,)``."""
         return np.repeat(np.arange(len(self._files)), [len(members) for members in self._files])
 
     def path(self, row: int) -> Path:
         """File of an image."""
-        label = self._label(row)
+        label = self._find_label(row)
         return self._files[label][row - int(self._ends[label])]
 
     def encode(self, row: int) -> Stored:
@@ -106,33 +99,33 @@ class EncodedImages:
             self.bad[int(row)] = str(error)
             self._damage.value = True
         if self._damage.value:
-            image = _NOTHING
+            image = _PLACEHOLDER
         self._crc32[row] = zlib.crc32(image.content.data)
-        return image, self._label(row)
+        return image, self._find_label(row)
 
-    def _label(self, row: int) -> int:
+    def _find_label(self, row: int) -> int:
         return int(np.searchsorted(self._ends, row, side="right"))
 
 
 def write_images(images: EncodedImages, path: Path, *, workers: int, label: str) -> dict[int, str]:
     """Write ``path``, showing progress; returns the damaged images by row, with the reason.
 
-    With damaged images the file is of no use.
+    With damaged images the file cannot be used.
 
     Raises:
         DataError: if a process fails or dies; nothing is left running.
     """
     writer = _Writer(
-        str(path), _fields(), page_size=page_bytes(images.largest), num_workers=workers
+        str(path), _create_fields(), page_size=page_bytes(images.largest), num_workers=workers
     )
     writer.label = label
     writer.from_indexed_dataset(images, chunksize=_CHUNK)
     return dict(sorted(writer.bad.items()))
 
 
-def _fields() -> dict[str, Any]:
+def _create_fields() -> dict[str, Any]:
     image = RGBImageField()
-    # on the instance: a subclass would be written as a type that FFCV's readers do not know
+    # on the instance: a subclass would be written as a type unknown to FFCV's readers
     image.encode = _store
     return dict(zip(FIELDS, (image, IntField()), strict=True))
 
@@ -145,7 +138,7 @@ def _store(destination: Any, image: Stored, malloc: Any) -> None:
 
 
 class _Writer(DatasetWriter):
-    """FFCV's writer with its waiting replaced: a worker that fails or dies ends it at once."""
+    """FFCV's writer, except that a worker that fails or dies ends it at once."""
 
     label: str
     bad: dict[int, str]
@@ -166,12 +159,16 @@ class _Writer(DatasetWriter):
             for _ in range(self.num_workers):
                 ours, theirs = _fork.Pipe(duplex=False)
                 process = _fork.Process(target=_work, args=(work_fn, shared, theirs, *extra))
-                with _put_off():
+                # raised within what Python runs around a fork, an interruption would be lost;
+                # with signals blocked, another thread of the process would get them
+                with stop_signals(patient=True) as interrupted:
                     process.start()
                     workers.append((process, ours))
                     # closed before the next fork, so that a death is the end of this pipe
                     theirs.close()
-            self.finalize(self._results(workers, done))
+                if interrupted():
+                    raise KeyboardInterrupt
+            self.finalize(self._collect(workers, done))
         finally:
             for process, _ in workers:
                 process.kill()
@@ -180,28 +177,28 @@ class _Writer(DatasetWriter):
             self.metadata_sm.close()
             self.metadata_sm.unlink()
 
-    def _results(self, workers: Sequence[tuple[Any, Connection]], done: Any) -> list[Any]:
+    def _collect(self, workers: Sequence[tuple[Any, Connection]], done: Any) -> list[Any]:
         allocations: list[Any] = []
         waiting = {pipe: process for process, pipe in workers}
-        with _Progress(self.label, self.num_samples) as progress:
+        with Progress(self.label, self.num_samples, last_line=False) as progress:
             while waiting:
                 for pipe in wait(list(waiting), timeout=0.1):
                     assert isinstance(pipe, Connection)
-                    allocated, bad = _received(pipe, waiting.pop(pipe))
+                    allocated, bad = _receive(pipe, waiting.pop(pipe))
                     allocations += allocated
                     self.bad |= bad
                 progress.update(done.value)
         return allocations
 
 
-def _received(pipe: Connection, process: Any) -> tuple[list[Any], dict[int, str]]:
+def _receive(pipe: Connection, process: Any) -> tuple[list[Any], dict[int, str]]:
     try:
         result = pipe.recv()
     except EOFError as cause:
         process.join()
         raise DataError(
-            f"a packing process ended with code {process.exitcode}: it may have been killed for "
-            "want of memory; pack again, with fewer --workers"
+            f"a packing process ended with code {process.exitcode}: it may have been killed "
+            "because memory ran out; pack again, with fewer --workers"
         ) from cause
     if isinstance(result, str):
         raise DataError(f"packing failed: {result}")
@@ -209,7 +206,7 @@ def _received(pipe: Connection, process: Any) -> tuple[list[Any], dict[int, str]
 
 
 def _work(work_fn: Any, shared: tuple[Any, ...], results: Connection, images: Any) -> None:
-    """In a process of its own: FFCV's work, then one message, a string if it failed."""
+    """Do FFCV's work in a separate process, then send one message, a string if it failed."""
     end_with_parent()
     # Ctrl-C reaches the whole process group; the parent ends this process
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -218,69 +215,15 @@ def _work(work_fn: Any, shared: tuple[Any, ...], results: Connection, images: An
     outbox = SimpleNamespace(put=lambda allocations: results.send((allocations, images.bad)))
     try:
         work_fn(*shared, outbox, images)
-    # carried to the parent, which raises it
+    # sent to the parent, which raises it
     except Exception as failure:
         results.send(f"{type(failure).__name__}: {failure}")
 
 
-@contextmanager
-def _put_off() -> Iterator[None]:
-    """Ctrl-C and SIGTERM take effect at the end of the block.
-
-    Raised within what Python runs around a fork, an interruption would be lost. Blocking the
-    signals is not enough: another thread of the process would get them.
-    """
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread gets signals
-        return
-    before = {
-        number: signal.signal(number, lambda number, _: received.append(number))
-        for number in _INTERRUPTIONS
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    for signal_number in received:
-        signal.raise_signal(signal_number)
-
-
 def end_with_parent(number: int = signal.SIGKILL) -> None:
-    """Have this process get the signal when its parent ends, however that ends (Linux)."""
+    """Deliver the signal to this process when its parent ends in any way (Linux)."""
     if sys.platform == "linux":
         parent = os.getppid()
         ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, int(number))
         if os.getppid() != parent:
             os.kill(os.getpid(), number)
-
-
-class _Progress:
-    """A live line with the time left; plain lines where there is no terminal."""
-
-    def __init__(self, label: str, total: int) -> None:
-        self._label, self._total = label, total
-        self._start = self._shown = time.monotonic()
-        self._bar = (
-            tqdm(desc=label, total=total, unit=" images", dynamic_ncols=True)
-            if sys.stderr.isatty()
-            else None
-        )
-
-    def update(self, done: int) -> None:
-        now = time.monotonic()
-        if self._bar is not None:
-            self._bar.update(done - self._bar.n)
-        elif done and now - self._shown >= _PLAIN_SECONDS:
-            rate = done / (now - self._start)
-            text = "%s: %d of %d images, %.0f images/s, %.0f s left"
-            log.info(text, self._label, done, self._total, rate, (self._total - done) / rate)
-            self._shown = now
-
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()

@@ -1,4 +1,4 @@
-"""How does an image file become a square image in memory?"""
+"""Image files decoded to square images."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,7 +33,7 @@ def decode_image(path: Path, *, size: int) -> Tensor:
 
     try:
         with Image.open(path) as file:
-            image = functional.resize(as_rgb(file), [size], antialias=True)
+            image = functional.resize(convert_to_rgb(file), [size], antialias=True)
             return functional.pil_to_tensor(functional.center_crop(image, [size, size]))
     # damaged files make Pillow raise nearly anything: OSError, SyntaxError, struct.error, ...
     except Exception as cause:
@@ -42,8 +42,8 @@ def decode_image(path: Path, *, size: int) -> Tensor:
         ) from cause
 
 
-def as_rgb(image: "Image") -> "Image":
-    """Convert to RGB: transparency dropped, 16 bits cut to 8."""
+def convert_to_rgb(image: "Image") -> "Image":
+    """Convert to RGB: transparency dropped, 16 bits reduced to 8."""
     if image.mode.startswith("I"):
         # 16-bit grey: Pillow's own conversion would clip everything above 255 to white
         from PIL import Image

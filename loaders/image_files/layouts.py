@@ -1,4 +1,4 @@
-"""Where are the image files of a data set, in its usual layouts?"""
+"""The image files of a data set, in its usual folder layouts."""
 
 import csv
 from collections import defaultdict
@@ -8,7 +8,7 @@ from pathlib import Path
 from ...common.errors import DataError
 from ..registry import dataset_info
 from ..subsets import subset_classes
-from .trees import ClassFiles, ImageTree, class_folder_tree, existing, folder_tree
+from .trees import ClassFiles, ImageTree, check_folder, class_folder_tree, folder_tree
 
 # below --data-root; the longer ones are those of Kaggle's archive
 _HOMES = (".", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")
@@ -20,7 +20,7 @@ _TINY_FOLDER, _TINY_CLASSES = "tiny-imagenet-200", 200
 
 
 def image_tree(name: str, root: Path | None, split: str) -> ImageTree:
-    """List the image files of a data set that comes as such.
+    """List the image files of a data set of such files.
 
     Args:
         name: "folder", "tinyimagenet", "imagenet1k", a subset of it, or "custom:FILE".
@@ -28,7 +28,7 @@ def image_tree(name: str, root: Path | None, split: str) -> ImageTree:
         split: "train" or "test".
 
     Raises:
-        DataError: if the name is of another kind, or folders or images are missing.
+        DataError: if the data set has no image files, or folders or images are missing.
     """
     match dataset_info(name).kind:
         case "folder":
@@ -43,8 +43,8 @@ def image_tree(name: str, root: Path | None, split: str) -> ImageTree:
 def imagenet_tree(name: str, root: Path | None, split: str) -> ImageTree:
     """List a subset's files, in its order of classes.
 
-    Training images lie in ``train/<wnid>/``, those of the validation split in ``val/<wnid>/`` or
-    all in ``val/``; these folders in ``ROOT`` or where Kaggle's archive has them.
+    Training images are in ``train/<wnid>/``, those of the validation split in ``val/<wnid>/`` or
+    all in ``val/``; these folders are in ``ROOT`` or, as in Kaggle's archive, deeper.
 
     Args:
         name: "imagenet1k", a subset of it, or "custom:FILE".
@@ -52,10 +52,10 @@ def imagenet_tree(name: str, root: Path | None, split: str) -> ImageTree:
         split: "train" or "test".
 
     Raises:
-        DataError: if a class's folder is missing or holds no image, or the images of a flat
-            validation folder cannot be told apart or are not all there.
+        DataError: if a class's folder is missing or holds no image, or the classes of a flat
+            validation folder are unknown or some of its images missing.
     """
-    root = existing(root, name)
+    root = check_folder(root, name)
     side = "train" if split == "train" else "val"
     home = next((root / home for home in _HOMES if (root / home / side).is_dir()), root)
     folder, classes = home / side, subset_classes(name)
@@ -64,7 +64,7 @@ def imagenet_tree(name: str, root: Path | None, split: str) -> ImageTree:
         and not (folder / classes[0]).is_dir()
         and any(folder.glob("ILSVRC2012_val_*"))
     ):
-        return _flat_tree(name, folder, classes, _labelled(folder, root))
+        return _list_flat_folder(name, folder, classes, _read_labels(folder, root))
     for wnid in classes:
         if not (folder / wnid).is_dir():
             raise DataError(
@@ -75,14 +75,14 @@ def imagenet_tree(name: str, root: Path | None, split: str) -> ImageTree:
 
 
 def tinyimagenet_tree(root: Path | None, split: str) -> ImageTree:
-    """List Tiny ImageNet as it is unpacked: ``train/<wnid>/images/``, ``val/images/``.
+    """List Tiny ImageNet as unpacked: ``train/<wnid>/images/``, ``val/images/``.
 
-    Labels follow ``wnids.txt``. A validation split sorted into ``val/<wnid>/`` will do as well.
+    Labels follow ``wnids.txt``. A validation split sorted into ``val/<wnid>/`` is read too.
 
     Raises:
         DataError: if a file or folder of that layout is missing.
     """
-    root = existing(root, "tinyimagenet")
+    root = check_folder(root, "tinyimagenet")
     home = root if (root / "wnids.txt").is_file() else root / _TINY_FOLDER
     if not (home / "wnids.txt").is_file():
         raise DataError(
@@ -101,7 +101,7 @@ def tinyimagenet_tree(root: Path | None, split: str) -> ImageTree:
         if not table.is_file():
             raise DataError(f"tinyimagenet needs {table}, which says the class of every image")
         rows = [line.split("\t") for line in table.read_text().splitlines()]
-        return _flat_tree(
+        return _list_flat_folder(
             "tinyimagenet", folder / "images", classes, {row[0]: row[1] for row in rows}
         )
     missing = next((wnid for wnid in classes if not (folder / wnid).is_dir()), None)
@@ -112,10 +112,10 @@ def tinyimagenet_tree(root: Path | None, split: str) -> ImageTree:
     return class_folder_tree(folder, classes)
 
 
-def _flat_tree(
+def _list_flat_folder(
     name: str, folder: Path, classes: Sequence[str], labels: dict[str, str]
 ) -> ImageTree:
-    """The images of ``classes`` among those of one folder; ``labels`` holds a class per file."""
+    """List the images of ``classes`` in one folder; ``labels`` maps file names to classes."""
     present = {file.name for file in folder.iterdir()}
     members: dict[str, list[str]] = defaultdict(list)
     for file, wnid in labels.items():
@@ -133,34 +133,34 @@ def _flat_tree(
     return ImageTree(folder, {wnid: ClassFiles(folder, members[wnid]) for wnid in classes})
 
 
-def _labelled(folder: Path, root: Path) -> dict[str, str]:
-    """The WordNet id of every file of a flat validation folder."""
+def _read_labels(folder: Path, root: Path) -> dict[str, str]:
+    """WordNet ids of the files of a flat validation folder, by file name."""
     near = [root, folder.parent, folder]
     if folder.parent.name == "CLS-LOC":
-        near.append(folder.absolute().parents[3])  # Kaggle's tables lie beside its folder ILSVRC
-    places = [place / inner for place in near for inner in (".", _DEVKIT, "data")]
-    if kaggle := _first(places, _KAGGLE):
+        near.append(folder.absolute().parents[3])  # Kaggle's tables are beside its folder ILSVRC
+    searched = [outer / inner for outer in near for inner in (".", _DEVKIT, "data")]
+    if kaggle := _find_file(searched, _KAGGLE):
         with kaggle.open(newline="") as file:
             return {
                 f"{row['ImageId']}.JPEG": row["PredictionString"].split()[0]
                 for row in csv.DictReader(file)
             }
-    truth, meta = _first(places, _GROUND_TRUTH), _first(places, _META)
-    # a list of synsets sorted by name would not do: the ground truth counts in the devkit's order
+    truth, meta = _find_file(searched, _GROUND_TRUTH), _find_file(searched, _META)
+    # a list of synsets sorted by name does not help: the ground truth counts in the devkit's order
     if truth is None or meta is None:
         raise DataError(
-            f"the images of {folder} are not in class folders, and what says their classes is not "
+            f"the images of {folder} are not in class folders, and no list of their classes is "
             f"in {root}: put there the devkit's {_GROUND_TRUTH} and {_META} "
             f"(or the folder {_DEVKIT}), or Kaggle's {_KAGGLE}"
         )
-    return _ground_truth(truth, meta)
+    return _read_ground_truth(truth, meta)
 
 
-def _first(places: Sequence[Path], name: str) -> Path | None:
-    return next((place / name for place in places if (place / name).is_file()), None)
+def _find_file(folders: Sequence[Path], name: str) -> Path | None:
+    return next((folder / name for folder in folders if (folder / name).is_file()), None)
 
 
-def _ground_truth(truth: Path, meta: Path) -> dict[str, str]:
+def _read_ground_truth(truth: Path, meta: Path) -> dict[str, str]:
     from scipy.io import loadmat
 
     try:

@@ -1,4 +1,4 @@
-"""Which image files of a folder tree belong to which class?"""
+"""The image files of a folder tree, by class."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...common.errors import DataError
 
-# beside class folders that lie in ROOT itself; the last is where packed files are put
+# folders beside class folders in ROOT that hold no class; packed files are in the last
 _NO_CLASSES = ("train", "test", "val", "m3d_fast")
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 
@@ -15,10 +15,10 @@ _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", "
 class ClassFiles(Sequence[Path]):
     """The image files of one class: their common folder once, and a name for each.
 
-    ImageNet-1K's 1.28 million paths would take 0.5 GB as such, their names take 0.11 GB.
+    ImageNet-1K's 1.28 million paths would take 0.5 GB, their names take 0.11 GB.
 
     Args:
-        folder: what all files lie in or below.
+        folder: that holds all files, at any depth.
         names: relative to ``folder``; sorted here.
     """
 
@@ -51,17 +51,17 @@ class ImageTree:
 def folder_tree(root: Path | None, split: str) -> ImageTree:
     """List the user's own images: ``ROOT/train/<class>/*`` and ``ROOT/test`` or ``ROOT/val``.
 
-    Without a folder ``train``, the class folders for training may lie in ``ROOT`` itself. Labels
-    follow the sorted class names. Folders within a class are walked too.
+    Without a folder ``train``, the class folders for training may be in ``ROOT`` itself. Labels
+    follow the sorted class names. Folders within a class are searched too.
 
     Raises:
-        DataError: if folders are missing, a class is alone or empty, or the splits' classes
-            differ.
+        DataError: if folders are missing, there is only one class, a class is empty, or the
+            classes of the splits differ.
     """
-    root = existing(root, "folder")
+    root = check_folder(root, "folder")
     train = root / "train" if (root / "train").is_dir() else root
-    # with the classes in ROOT itself, the folder of the other split stands beside them
-    classes = _class_folders(train, ignored=_NO_CLASSES if train == root else ())
+    # where ROOT holds the classes, it holds the folder of the other split too
+    classes = _list_class_folders(train, ignored=_NO_CLASSES if train == root else ())
     if len(classes) < 2:
         found = f"only the class '{classes[0]}'" if classes else "no class folder"
         raise DataError(
@@ -75,7 +75,7 @@ def folder_tree(root: Path | None, split: str) -> ImageTree:
         raise DataError(
             f"the test images belong in {root / 'test'} or {root / 'val'}, neither exists"
         )
-    differing = sorted(set(classes) ^ set(_class_folders(test)))
+    differing = sorted(set(classes) ^ set(_list_class_folders(test)))
     if differing:
         raise DataError(
             f"{test} and {train} must hold the same classes, '{differing[0]}' is in only one"
@@ -89,7 +89,7 @@ def class_folder_tree(folder: Path, classes: Sequence[str]) -> ImageTree:
     Raises:
         DataError: if a class holds no image.
     """
-    files = {name: ClassFiles(folder / name, _image_names(folder / name)) for name in classes}
+    files = {name: ClassFiles(folder / name, _list_images(folder / name)) for name in classes}
     for name, members in files.items():
         if not members:
             raise DataError(
@@ -99,20 +99,20 @@ def class_folder_tree(folder: Path, classes: Sequence[str]) -> ImageTree:
     return ImageTree(folder, files)
 
 
-def existing(root: Path | None, name: str) -> Path:
-    """``root`` if it is a folder.
+def check_folder(root: Path | None, name: str) -> Path:
+    """Return ``root`` if it is a folder.
 
     Raises:
         DataError: if it is not, or None.
     """
     if root is None:
-        raise DataError(f"{name} is read from a folder of yours: pass --data-root DIR")
+        raise DataError(f"{name} is read from a folder: pass --data-root DIR")
     if not root.is_dir():
         raise DataError(f"the folder {root} does not exist: pass --data-root with one that does")
     return root
 
 
-def _class_folders(folder: Path, *, ignored: tuple[str, ...] = ()) -> tuple[str, ...]:
+def _list_class_folders(folder: Path, *, ignored: tuple[str, ...] = ()) -> tuple[str, ...]:
     with os.scandir(folder) as entries:
         folders = [entry.name for entry in entries if entry.is_dir()]
     return tuple(
@@ -120,11 +120,11 @@ def _class_folders(folder: Path, *, ignored: tuple[str, ...] = ()) -> tuple[str,
     )
 
 
-def _image_names(folder: Path) -> list[str]:
+def _list_images(folder: Path) -> list[str]:
     return [
         file if parent == str(folder) else os.path.relpath(os.path.join(parent, file), folder)
         for parent, _, files in os.walk(folder, followlinks=True)
         for file in files
-        # names with a leading dot are what file managers leave behind
+        # file managers leave files with a leading dot behind
         if file.lower().endswith(_SUFFIXES) and not file.startswith(".")
     ]

@@ -1,4 +1,4 @@
-"""How are batches decoded straight from image files, by worker processes?"""
+"""Batches decoded from image files by worker processes."""
 
 import logging
 import multiprocessing
@@ -28,11 +28,11 @@ from .trees import ImageTree
 
 log = logging.getLogger("m3d_fast")
 
-# images a worker decodes at a time: what is decoded ahead is bounded by workers, not by batches
+# images a worker decodes at a time: workers, not batches, bound what is decoded ahead
 _PIECE = 32
 _PIECES_AHEAD = 2  # per worker
 
-# a plan that ends within so many images is decoded in threads: starting processes takes longer
+# up to this many rows in all are decoded in threads: starting processes takes longer
 _SHORT = 256
 
 # workers are forks of a server that has imported these: 25 ms each instead of 2 s
@@ -41,19 +41,19 @@ _PRELOADED = [
     "PIL.Image",
     "torchvision.transforms.v2.functional",
 ]
-_main_hidden = threading.Lock()
+_main_lock = threading.Lock()
 
 
 class FolderImages:
     """A ``BackEnd`` over image files: ``decode_image`` in worker processes of a ``DataLoader``.
 
-    Memory beside the batch handed out: at most ``workers * 64`` decoded images.
+    Memory beside the current batch: at most ``workers * 64`` decoded images.
 
     Args:
         tree: files by class.
         size: side of the images in pixels.
-        workers: processes that decode; 0 for none, then threads of this one do, while the reader
-            waits; None for every core.
+        workers: processes that decode, at most one per core; 0 for threads of this process, which
+            decode while the reader waits; None for one per core.
 
     Raises:
         DataError: if ``workers`` is negative.
@@ -71,27 +71,27 @@ class FolderImages:
         self.source = str(tree.folder)
         self.workers = usable_cores() if workers is None else min(workers, usable_cores())
         if workers is not None and workers > self.workers:
-            log.info("%d workers were asked for, there are %d cores", workers, self.workers)
+            log.info("%d workers were requested, there are %d cores", workers, self.workers)
         self._files = list(tree.files.values())
         self._ends = np.cumsum(self.class_sizes)
 
     @contextmanager
-    def read(self, plan: Iterator[IntArray]) -> Iterator[Iterator[Tensor]]:
-        """Decode the rows that ``plan`` names, in its order, ahead; see ``BackEnd``."""
-        begun, ended = _begun(plan)
+    def read(self, row_batches: Iterator[IntArray]) -> Iterator[Iterator[Tensor]]:
+        """Decode these rows, in their order, ahead of the reader; see ``BackEnd``."""
+        first, complete = _read_ahead(row_batches)
         lengths: deque[int] = deque()
-        paths = self._pieces(chain(begun, plan), lengths)
-        pieces = _decoded(paths, self.image_shape[-1], 0 if ended else self.workers)
+        paths = self._divide(chain(first, row_batches), lengths)
+        pieces = _decode(paths, self.image_shape[-1], 0 if complete else self.workers)
         try:
-            yield self._assembled(pieces, lengths)
+            yield self._assemble(pieces, lengths)
         finally:
-            # workers end now, not when the garbage collector comes by
+            # workers end now, not at the next garbage collection
             if hasattr(pieces, "_shutdown_workers"):
                 pieces._shutdown_workers()
 
-    def _pieces(self, plan: Iterable[IntArray], lengths: deque[int]) -> Iterator[list[Path]]:
-        """Files to decode together; notes in ``lengths`` how many make up each batch."""
-        for rows in plan:
+    def _divide(self, row_batches: Iterable[IntArray], lengths: deque[int]) -> Iterator[list[Path]]:
+        """Files that are decoded together; appends the length of every batch to ``lengths``."""
+        for rows in row_batches:
             lengths.append(len(rows))
             classes = np.searchsorted(self._ends, rows, side="right")
             within = rows - np.concatenate(([0], self._ends))[classes]
@@ -99,7 +99,7 @@ class FolderImages:
             for start in range(0, max(1, len(paths)), _PIECE):
                 yield paths[start : start + _PIECE]
 
-    def _assembled(self, pieces: Iterator[Any], lengths: deque[int]) -> Iterator[Tensor]:
+    def _assemble(self, pieces: Iterator[Any], lengths: deque[int]) -> Iterator[Tensor]:
         batch = torch.empty((0, *self.image_shape), dtype=torch.uint8)
         filled = 0
         while True:
@@ -107,11 +107,11 @@ class FolderImages:
                 piece = next(pieces)
             except StopIteration:
                 return
-            # RuntimeError: torch found a worker dead; the others: it died handing images over
+            # RuntimeError: torch found a worker dead; the others: it died while sending images
             except (RuntimeError, EOFError, OSError) as cause:
                 raise DataError(
                     f"a process decoding images of {self.source} ended ({cause!r}): it may have "
-                    "been out of memory; go on with fewer --workers"
+                    "been out of memory; resume with fewer --workers"
                 ) from cause
             if isinstance(piece, DataError):
                 raise piece
@@ -126,19 +126,19 @@ class FolderImages:
                 yield batch[:length]
 
 
-def _begun(plan: Iterator[IntArray]) -> tuple[list[IntArray], bool]:
-    """The first entries of a plan, and whether it is a short one that ends with them."""
-    begun: list[IntArray] = []
-    while sum(map(len, begun)) <= _SHORT:
+def _read_ahead(row_batches: Iterator[IntArray]) -> tuple[list[IntArray], bool]:
+    """The first arrays of rows, and whether there are no others."""
+    first: list[IntArray] = []
+    while sum(map(len, first)) <= _SHORT:
         try:
-            begun.append(next(plan))
+            first.append(next(row_batches))
         except StopIteration:
-            return begun, True
-    return begun, False
+            return first, True
+    return first, False
 
 
-def _decoded(paths: Iterator[list[Path]], size: int, workers: int) -> Iterator[Any]:
-    """Decode every list of files into one tensor; a ``DataError`` comes as an item."""
+def _decode(paths: Iterator[list[Path]], size: int, workers: int) -> Iterator[Any]:
+    """Decode every list of files into one tensor; a ``DataError`` is an item."""
     context = multiprocessing.get_context("forkserver") if workers else None
     if context is not None:
         context.set_forkserver_preload(_PRELOADED)
@@ -146,14 +146,14 @@ def _decoded(paths: Iterator[list[Path]], size: int, workers: int) -> Iterator[A
         _Files(size, in_worker=workers > 0),
         batch_sampler=paths,
         num_workers=workers,
-        collate_fn=_as_it_is,
+        collate_fn=_return_unchanged,
         multiprocessing_context=context,
         prefetch_factor=_PIECES_AHEAD if workers else None,
         worker_init_fn=_ignore_interrupts,
-        # else the global generator would be advanced
+        # otherwise the global generator would be advanced
         generator=torch.Generator(),
     )
-    with _without_main():
+    with _hide_main():
         return iter(loader)
 
 
@@ -167,7 +167,7 @@ class _Files(Dataset[Any]):
         shape = (len(paths), 3, self.size, self.size)
         try:
             images = torch.empty(shape, dtype=torch.uint8)
-            # by the queue's own thread a failure here would be lost, and waited for without end
+            # in the queue's own thread a failure would be lost, and the reader would wait for ever
             if self.in_worker:
                 images.share_memory_()
         except RuntimeError as cause:
@@ -182,19 +182,19 @@ class _Files(Dataset[Any]):
         return images
 
 
-def _as_it_is(item: Any) -> Any:
+def _return_unchanged(item: Any) -> Any:
     return item
 
 
 def _ignore_interrupts(worker: int) -> None:
-    # Ctrl-C reaches the whole process group; the reader may still want to finish its step
+    # Ctrl-C reaches the whole process group; the reader may have to finish its step
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextmanager
-def _without_main() -> Iterator[None]:
-    """Start processes that do not import the user's script again: it may have no main guard."""
-    with _main_hidden:
+def _hide_main() -> Iterator[None]:
+    """Hide the user's script, which may have no main guard, from processes started within."""
+    with _main_lock:
         main, blank = sys.modules["__main__"], ModuleType("__main__")
         sys.modules["__main__"] = blank
         try:

@@ -1,4 +1,4 @@
-"""What is in an IDX file, the format of MNIST and Fashion-MNIST?"""
+"""IDX files, the format of MNIST and Fashion-MNIST."""
 
 import gzip
 import math
@@ -18,15 +18,15 @@ def read_idx(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
 
     Args:
         path: the file; compression is recognised by content, not by name.
-        dimensions: how many dimensions the array must have (images 3, labels 1).
+        dimensions: number of dimensions of the array (images 3, labels 1).
 
     Returns:
         A writable uint8 array.
 
     Raises:
-        DataError: if the file cannot be read, is damaged, truncated, or is something else.
+        DataError: if the file cannot be read, is damaged, truncated, or of another format.
     """
-    content = _content(path)
+    content = _read_content(path)
     header = 4 + 4 * dimensions
     expected = bytes([0, 0, _UNSIGNED_BYTE, dimensions])
     if content[:4] != expected:
@@ -45,12 +45,12 @@ def read_idx(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
-def _content(path: Path) -> bytearray:
+def _read_content(path: Path) -> bytearray:
     try:
         content = path.read_bytes()
         if content[:2] == b"\x1f\x8b":
             content = gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as cause:
         raise DataError(f"{path} cannot be read ({cause}); fetch it again") from cause
-    # a bytearray, so that the arrays made of it are writable as torch wants them
+    # a bytearray, so that arrays over it are writable, as torch requires
     return bytearray(content)

@@ -1,4 +1,4 @@
-"""What does a reader hand over, and do its labels fit its classes?"""
+"""What a reader returns: images, labels and class names that fit together."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from ..protocol import IntArray
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """One split as its reader found it.
+    """One split of a data set.
 
     Attributes:
         images: uint8 ``(N, C, H, W)``.

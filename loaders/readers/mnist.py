@@ -1,4 +1,4 @@
-"""Where are the files of MNIST and Fashion-MNIST, and what do they hold?"""
+"""The files of MNIST and Fashion-MNIST."""
 
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,8 @@ _SIDE = 28
 def read_mnist(name: str, root: Path | None, split: str) -> LabelledImages:
     """Read MNIST or Fashion-MNIST: grey uint8 ``(N, 1, 28, 28)``.
 
-    A given root is the only place looked at; without one, the Debian package's folder and the
-    cache are. What is not there is downloaded to the root or the cache.
+    A given root is the only folder searched; without one, the Debian package's folder and the
+    cache are. Missing files are downloaded to the root or the cache.
 
     Args:
         name: "mnist" or "fashionmnist".
@@ -52,8 +52,8 @@ def read_mnist(name: str, root: Path | None, split: str) -> LabelledImages:
     Raises:
         DataError: if the files are not found and cannot be downloaded, or are damaged.
     """
-    folder = _find(name, root, split)
-    image_file, label_file = (_present(folder, file) for file in _file_names(split))
+    folder = _find_folder(name, root, split)
+    image_file, label_file = (_find_file(folder, file) for file in _file_names(split))
     assert image_file is not None
     assert label_file is not None
     images = read_idx(image_file, 3)
@@ -79,14 +79,14 @@ def _file_names(split: str) -> tuple[str, str]:
     return f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"
 
 
-def _present(folder: Path, file: str) -> Path | None:
+def _find_file(folder: Path, file: str) -> Path | None:
     for path in (folder / file, folder / f"{file}.gz"):
         if path.is_file():
             return path
     return None
 
 
-def _find(name: str, root: Path | None, split: str) -> Path:
+def _find_folder(name: str, root: Path | None, split: str) -> Path:
     raw = Path(_TORCHVISION_NAMES[name]) / "raw"
     if root is not None:
         folders = [root, root / raw]
@@ -95,14 +95,14 @@ def _find(name: str, root: Path | None, split: str) -> Path:
         if name in DEBIAN_FOLDERS:
             folders.insert(0, DEBIAN_FOLDERS[name])
     for folder in folders:
-        if all(_present(folder, file) for file in _file_names(split)):
+        if all(_find_file(folder, file) for file in _file_names(split)):
             return folder
     try:
         _download(name, folders[-1], split)
     except OSError as cause:
-        looked = " and ".join(str(folder) for folder in folders)
+        searched = " and ".join(str(folder) for folder in folders)
         raise DataError(
-            f"the {split} files of {name} are not in {looked}, and downloading them failed "
+            f"the {split} files of {name} are not in {searched}, and downloading them failed "
             f"({cause}): {_HOW_TO_GET[name]}"
         ) from cause
     return folders[-1]
@@ -114,7 +114,7 @@ def _download(name: str, folder: Path, split: str) -> None:
     source: Any = getattr(datasets, _TORCHVISION_NAMES[name])
     checksums: dict[str, str] = dict(source.resources)
     for file in _file_names(split):
-        if _present(folder, file) is None:
+        if _find_file(folder, file) is None:
             archive = f"{file}.gz"
             urls = [mirror + archive for mirror in source.mirrors]
             download.fetch(urls, folder / archive, checksums[archive])

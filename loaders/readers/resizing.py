@@ -1,11 +1,11 @@
-"""How are images of one size brought to another?"""
+"""Images of one size resized to another."""
 
 from torch import Tensor
 
 _CHUNK = 1024
 
 
-def resized(images: Tensor, size: int) -> Tensor:
+def resize_images(images: Tensor, size: int) -> Tensor:
     """Resize square images, bilinear and antialiased, a chunk at a time.
 
     Args:
@@ -13,7 +13,7 @@ def resized(images: Tensor, size: int) -> Tensor:
         size: new side in pixels.
 
     Returns:
-        uint8 ``(N, C, size, size)``; the input itself where nothing changes.
+        uint8 ``(N, C, size, size)``; the input itself where the size is the same.
     """
     if images.shape[-2:] == (size, size):
         return images

@@ -1,4 +1,4 @@
-"""How do CIFAR-10, CIFAR-100 and SVHN come, by torchvision's readers?"""
+"""CIFAR-10, CIFAR-100 and SVHN, read by torchvision."""
 
 import os
 import shutil
@@ -28,12 +28,12 @@ def read_cifar(name: str, root: Path | None, split: str) -> LabelledImages:
         split: "train" or "test".
 
     Raises:
-        DataError: if the files are neither there nor to be downloaded, or are damaged.
+        DataError: if the files are missing and cannot be downloaded, or are damaged.
     """
     from torchvision import datasets
 
     source: Any = getattr(datasets, _ARCHIVE_NAMES[name])
-    home = _home(root)
+    home = _resolve_home(root)
     if home.name == source.base_folder:
         home = home.parent
     folder = home / source.base_folder
@@ -44,14 +44,16 @@ def read_cifar(name: str, root: Path | None, split: str) -> LabelledImages:
         try:
             _unpack(source, home, missing)
         except (OSError, KeyError, tarfile.TarError) as cause:
-            raise _not_found(name, missing[0], f"the archive {source.filename}", cause) from cause
+            raise _describe_missing(
+                name, missing[0], f"the archive {source.filename}", cause
+            ) from cause
     try:
         with warnings.catch_warnings():
             # the archive's pickles say align=0 where they mean False: numpy 2.4.0 warns of it
             warnings.filterwarnings("ignore", message=r".*align should be passed")
             dataset = source(home, train=split == "train")
     except RuntimeError as cause:
-        raise _damaged(checksums) from cause
+        raise _describe_damage(checksums) from cause
     return LabelledImages(
         torch.from_numpy(np.ascontiguousarray(dataset.data.transpose(0, 3, 1, 2))),
         np.asarray(dataset.targets, dtype=np.int64),
@@ -68,22 +70,22 @@ def read_svhn(root: Path | None, split: str) -> LabelledImages:
         split: "train" or "test".
 
     Raises:
-        DataError: if the file is neither there nor to be downloaded, or is damaged.
+        DataError: if the file is missing and cannot be downloaded, or is damaged.
     """
     from torchvision.datasets import SVHN
 
-    home = _home(root)
+    home = _resolve_home(root)
     url, file, md5 = SVHN.split_list[split]
     path = home / file
     if not path.is_file():
         try:
             download.fetch([url], path, md5)
         except OSError as cause:
-            raise _not_found("svhn", path, file, cause) from cause
+            raise _describe_missing("svhn", path, file, cause) from cause
     try:
         dataset = SVHN(home, split=split)
     except RuntimeError as cause:
-        raise _damaged({path: md5}) from cause
+        raise _describe_damage({path: md5}) from cause
     return LabelledImages(
         torch.from_numpy(np.ascontiguousarray(dataset.data)),
         dataset.labels,
@@ -92,7 +94,7 @@ def read_svhn(root: Path | None, split: str) -> LabelledImages:
     )
 
 
-def _home(root: Path | None) -> Path:
+def _resolve_home(root: Path | None) -> Path:
     return download.CACHE.expanduser() if root is None else root
 
 
@@ -105,28 +107,28 @@ def _unpack(source: Any, home: Path, missing: list[Path]) -> None:
         raise OSError(f"{archive} is damaged, delete it")
     with (
         tarfile.open(archive) as tar,
-        tempfile.TemporaryDirectory(dir=home, prefix=".unpack-") as scratch,
+        tempfile.TemporaryDirectory(dir=home, prefix=".unpack-") as temporary,
     ):
         for path in missing:
             packed = tar.extractfile(f"{source.base_folder}/{path.name}")
             assert packed is not None
-            whole = Path(scratch) / path.name
-            with whole.open("wb") as file:
+            complete = Path(temporary) / path.name
+            with complete.open("wb") as file:
                 shutil.copyfileobj(packed, file)
             path.parent.mkdir(exist_ok=True)
-            os.replace(whole, path)
+            os.replace(complete, path)
     if fetched:
         archive.unlink()
 
 
-def _not_found(name: str, path: Path, what: str, cause: Exception) -> DataError:
+def _describe_missing(name: str, path: Path, what: str, cause: Exception) -> DataError:
     return DataError(
-        f"{name} needs {path}, which is not there, and downloading it failed ({cause}): "
+        f"{name} needs {path}, which is missing, and downloading it failed ({cause}): "
         f"pass --data-root with a folder that holds {what}"
     )
 
 
-def _damaged(checksums: dict[Path, str]) -> DataError:
+def _describe_damage(checksums: dict[Path, str]) -> DataError:
     for path, md5 in checksums.items():
         if download.file_md5(path) != md5:
             return DataError(f"{path} is damaged (wrong checksum): delete it and fetch it again")

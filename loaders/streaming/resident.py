@@ -1,8 +1,7 @@
-"""Which classes are kept in memory, on the GPU or in RAM, and how do they get there?"""
+"""Classes that are kept in memory, on the GPU or in RAM."""
 
 import logging
 import math
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -12,51 +11,54 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...common.checks import check_name
 from ...common.errors import DataError
-from ...common.hardware import free_bytes, usable_cores
+from ...common.hardware import usable_cores
+from ...common.processes import rank_of_process
+from ...common.progress import Progress
 from ..protocol import BackEnd, IntArray
-from ..resources import spare_bytes
-from .ring import Fill, Ring
+from ..resources import check_free_memory, spare_bytes
+from ..sampling import check_class
+from .prefetcher import Fill, Prefetcher
 
 log = logging.getLogger("m3d_fast")
 
 Cache = Literal["auto", "device", "host", "none"]
 
-_PIECE_BYTES = 32e6  # read and copied at a time while filling
-_LINE_SECONDS = 10.0
+_PIECE_BYTES = 32e6  # read and copied at a time
 
 
 @dataclass(frozen=True)
 class Resident:
-    """Images of some classes, whole.
+    """All images of some classes.
 
     Attributes:
         images: uint8 ``(n, C, H, W)``, on the device or in RAM, in the layout of the back end.
-        places: int32, for every row of the back end its place in ``images``, or -1.
-        holds: bool, for every class whether it is here.
+        index: int32, for every row of the back end its index in ``images``, or -1.
+        classes: bool, for every class whether it is kept.
     """
 
     images: Tensor
-    places: np.ndarray
-    holds: np.ndarray
+    index: np.ndarray
+    classes: np.ndarray
 
-    def read(self, plan: Iterator[IntArray]) -> AbstractContextManager[Iterator[Tensor]]:
-        """Gather the rows of a plan from RAM into page-locked buffers, ahead, in threads."""
+    def read(self, row_batches: Iterator[IntArray]) -> AbstractContextManager[Iterator[Tensor]]:
+        """Gather rows from RAM into page-locked buffers, ahead of the reader, in threads."""
         layout = torch.contiguous_format
         if not self.images.is_contiguous():
             layout = torch.channels_last
-        stored = _rows(self.images.numpy())
+        stored = _view_contiguous(self.images.numpy())
 
         @contextmanager
         def worker() -> Iterator[Fill]:
             def fill(rows: IntArray, out: np.ndarray) -> None:
                 # in this mode numpy writes straight into `out`, without the GIL
-                np.take(stored, self.places[rows], 0, _rows(out), mode="clip")
+                np.take(stored, self.index[rows], 0, _view_contiguous(out), mode="clip")
 
             yield fill
 
-        return Ring(
-            plan,
+        return Prefetcher(
+            row_batches,
             worker,
             self.images.shape[1:],
             source="images in RAM",
@@ -66,7 +68,7 @@ class Resident:
         )
 
 
-def _rows(images: np.ndarray) -> np.ndarray:
+def _view_contiguous(images: np.ndarray) -> np.ndarray:
     """A contiguous view of images in either layout."""
     return images if images.flags.c_contiguous else images.transpose(0, 2, 3, 1)
 
@@ -74,10 +76,10 @@ def _rows(images: np.ndarray) -> np.ndarray:
 def keep_resident(
     back_end: BackEnd, device: torch.device, cache: Cache, classes: Sequence[int] | None
 ) -> Resident | None:
-    """Choose what is kept in memory, say so in one line, and read it once from the back end.
+    """Choose the classes that are kept in memory, log the choice, and read them.
 
     ``auto`` keeps every class on the device where that leaves half of its memory free, else in
-    RAM on the same condition, else as many as fit into the roomier of the two, in their order.
+    RAM on the same condition, else as many as fit into the larger of the two, in their order.
 
     Args:
         back_end: what is read.
@@ -91,82 +93,74 @@ def keep_resident(
     Raises:
         DataError: if ``cache`` or a class does not exist, or there is too little memory.
     """
-    if cache not in get_args(Cache):
-        raise DataError(f"the cache is {', '.join(get_args(Cache))}, got '{cache}'")
-    total = len(back_end.class_sizes)
-    wanted = list(range(total)) if classes is None else list(dict.fromkeys(map(int, classes)))
-    for index in wanted:
-        if not 0 <= index < total:
-            raise DataError(f"class {index} does not exist: classes are 0 to {total - 1}")
+    check_name("cache", cache, get_args(Cache), DataError)
+    wanted = _select_classes(classes, len(back_end.class_sizes))
     host = torch.device("cpu")
     image_bytes = math.prod(back_end.image_shape)
-    sizes = [back_end.class_sizes[index] * image_bytes for index in wanted]
-    place, count = host, 0
+    sizes = [back_end.class_sizes[class_index] * image_bytes for class_index in wanted]
+    memory, count = host, 0
     if cache in ("device", "host"):
-        place, count = device if cache == "device" else host, len(wanted)
-        _refuse_without_room(cache, sum(sizes), place, back_end)
+        memory, count = device if cache == "device" else host, len(wanted)
+        what = f"the cache '{cache}' of {back_end.source} at {back_end.image_shape[-1]} px"
+        advice = "take 'auto', which keeps what fits and streams the rest, or a smaller --size"
+        check_free_memory(what, sum(sizes), memory, advice)
     elif cache == "auto":
-        place, count = _best([device, host] if device.type == "cuda" else [host], sizes)
+        memory, count = _choose_memory([device, host] if device.type == "cuda" else [host], sizes)
     kept = wanted[:count]
-    log.info(
-        "%s: %s", back_end.source, _told(kept, len(wanted), sum(sizes[:count]), place, back_end)
-    )
-    return _filled(back_end, kept, place) if kept else None
+    choice = _describe_choice(kept, len(wanted), sum(sizes[:count]), memory, back_end)
+    log.info("%s: %s", back_end.source, choice)
+    return _load(back_end, kept, memory) if kept else None
 
 
-def _best(places: Sequence[torch.device], sizes: Sequence[int]) -> tuple[torch.device, int]:
-    """The first of the places with the most classes, and how many."""
+def _select_classes(classes: Sequence[int] | None, total: int) -> list[int]:
+    """Each of ``classes`` once, or all; DataError if one does not exist."""
+    selected = range(total) if classes is None else dict.fromkeys(map(int, classes))
+    for class_index in selected:
+        check_class(class_index, total)
+    return list(selected)
+
+
+def _choose_memory(
+    devices: Sequence[torch.device], sizes: Sequence[int]
+) -> tuple[torch.device, int]:
+    """The first of the devices on which most classes fit, and how many do."""
     ends = np.cumsum(sizes)
-    counts = [int(np.searchsorted(ends, spare_bytes(place), side="right")) for place in places]
-    best = max(counts)
-    return places[counts.index(best)], best
+    counts = [int(np.searchsorted(ends, spare_bytes(device), side="right")) for device in devices]
+    most = max(counts)
+    return devices[counts.index(most)], most
 
 
-def _refuse_without_room(cache: str, needed: int, place: torch.device, back_end: BackEnd) -> None:
-    free = free_bytes(place)
-    if needed > free:
-        raise DataError(
-            f"the cache '{cache}' needs {needed / 1e9:.2f} GB on {place} for the images of "
-            f"{back_end.source} at {back_end.image_shape[-1]} px, {free / 1e9:.2f} GB are free: "
-            "take 'auto', which keeps what fits and streams the rest, or a smaller --size"
-        )
-
-
-def _told(
-    kept: Sequence[int], wanted: int, size: int, place: torch.device, back_end: BackEnd
+def _describe_choice(
+    kept: Sequence[int], wanted: int, size: int, memory: torch.device, back_end: BackEnd
 ) -> str:
     if not kept:
         return f"{wanted} classes are streamed by {back_end.name}, none is kept in memory"
-    images = sum(back_end.class_sizes[index] for index in kept)
+    images = sum(back_end.class_sizes[class_index] for class_index in kept)
     rest = "" if len(kept) == wanted else f", {wanted - len(kept)} are streamed by {back_end.name}"
-    where = "RAM" if place.type == "cpu" else str(place)
+    where = "RAM" if memory.type == "cpu" else str(memory)
     return (
         f"{len(kept)} of {wanted} classes ({images} images, {size / 1e9:.2f} GB) are kept in "
         f"{where}, read once by {back_end.name}{rest}"
     )
 
 
-def _filled(back_end: BackEnd, kept: Sequence[int], place: torch.device) -> Resident:
+def _load(back_end: BackEnd, kept: Sequence[int], memory: torch.device) -> Resident:
     sizes = np.asarray(back_end.class_sizes)
-    first = np.concatenate(([0], np.cumsum(sizes)))
-    rows = np.concatenate([np.arange(first[c], first[c + 1]) for c in kept])
-    places = np.full(first[-1], -1, np.int32)
-    places[rows] = np.arange(len(rows), dtype=np.int32)
+    first_rows = np.concatenate(([0], np.cumsum(sizes)))
+    rows = np.concatenate([np.arange(first_rows[c], first_rows[c + 1]) for c in kept])
+    index = np.full(first_rows[-1], -1, np.int32)
+    index[rows] = np.arange(len(rows), dtype=np.int32)
     shape = (len(rows), *back_end.image_shape)
-    images = torch.empty(shape, dtype=torch.uint8, device=place, memory_format=back_end.layout)
+    images = torch.empty(shape, dtype=torch.uint8, device=memory, memory_format=back_end.layout)
     length = max(1, int(_PIECE_BYTES // math.prod(back_end.image_shape)))
     pieces = (rows[start : start + length] for start in range(0, len(rows), length))
-    started = told = time.monotonic()
-    done = 0
-    with back_end.read(pieces) as tensors:
+    done, bar = 0, rank_of_process() == 0
+    progress = Progress(f"reading {back_end.source}", len(rows), bar=bar, last_line=False)
+    with progress, back_end.read(pieces) as tensors:
         for tensor in tensors:
             images[done : done + len(tensor)].copy_(tensor)
             done += len(tensor)
-            now = time.monotonic()
-            if now - told >= _LINE_SECONDS:
-                told = now
-                left = (now - started) / done * (len(rows) - done)
-                log.info("kept %d of %d images, %.0f s left", done, len(rows), left)
-    holds = np.zeros(len(sizes), np.bool_)
-    holds[kept] = True
-    return Resident(images, places, holds)
+            progress.update(done)
+    classes = np.zeros(len(sizes), np.bool_)
+    classes[kept] = True
+    return Resident(images, index, classes)

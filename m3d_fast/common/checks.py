@@ -7,13 +7,16 @@ from collections.abc import Iterable
 from .errors import UserError
 
 
-def check_name(argument: str, given: str | None, known: Iterable[str]) -> None:
-    """Raise UserError, offering the nearest names, unless ``given`` is known."""
+def check_name(
+    argument: str, given: str | None, known: Iterable[str], error: type[UserError] = UserError
+) -> None:
+    """Raise ``error``, offering the nearest names, unless ``given`` is known."""
     names = list(known)
     if given not in names:
-        near = difflib.get_close_matches(given or "", names, n=3, cutoff=0.5)
+        # all names are in lower case
+        near = difflib.get_close_matches((given or "").lower(), names, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
-        raise UserError(f"{argument}: {given!r} is not known; {hint}")
+        raise error(f"{argument}: {given!r} is not known; {hint}")
 
 
 def check_positive(argument: str, value: float | None) -> None:

@@ -19,13 +19,21 @@ class Progress:
         done: steps already behind us (a resumed run).
         images_per_step: to show images per second.
         bar: whether a terminal gets a live line; of several ranks one draws it.
+        last_line: whether the end is logged too where there is no terminal.
     """
 
     def __init__(
-        self, label: str, total: int, *, done: int = 0, images_per_step: int, bar: bool = True
+        self,
+        label: str,
+        total: int,
+        *,
+        done: int = 0,
+        images_per_step: int = 1,
+        bar: bool = True,
+        last_line: bool = True,
     ) -> None:
         self._label, self._total, self._done, self._first = label, total, done, done
-        self._images = images_per_step
+        self._images, self._last_line = images_per_step, last_line
         self._start = self._shown = time.monotonic()
         self._bar: Any = None  # a tqdm
         if bar and sys.stderr.isatty():
@@ -46,7 +54,7 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(done - self._done)
-        elif done == self._total or now - self._shown >= PLAIN_SECONDS:
+        elif (done == self._total and self._last_line) or now - self._shown >= PLAIN_SECONDS:
             left = (self._total - done) / max(rate, 1e-9)
             log.info("%s %d/%d, %s, %.0f s left", self._label, done, self._total, text, left)
             self._shown = now

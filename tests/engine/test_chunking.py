@@ -53,11 +53,11 @@ def test_chunks_change_nothing_but_rounding(chunk: int) -> None:
 PEAK = """
 import sys
 from pathlib import Path
-from benchmarks.bench_condense import generated, settings
+from benchmarks.bench_condense import generate_images, make_config
 from m3d_fast.engine.condenser import Condenser
 classes = int(sys.argv[1])
 config = settings("fp32", False, dataset="digits", network="convnet3", real_batch=8, class_chunk=4)
-with Condenser(config, generated(classes, 8, 1, 16)) as condenser:
+with Condenser(config, generate_images(classes, 8, 1, 16)) as condenser:
     def kilobytes(name):
         status = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in status if line.startswith(name))

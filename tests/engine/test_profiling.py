@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from benchmarks.gpu import engine as gpu_engine
+from benchmarks.gpu.engine import Case, measure_case
 from m3d_fast.engine.profiling import RANGES
 from tests.helpers.commands import condense_digits, run
 
@@ -26,11 +26,11 @@ def test_profile_writes_a_table_of_all_ranges_and_a_trace(tmp_path) -> None:
 
 def test_the_gpu_benchmark_of_the_engine_runs() -> None:
     """On a CPU, tiny: its figures mean nothing, its arithmetic does."""
-    case = gpu_engine.Case("try", "cifar10", 3, 1, loop=True, iterations=10, real_batch=2)
+    case = Case("try", "cifar10", 3, 1, loop=True, iterations=10, real_batch=2)
     compiled = torch.compile
     torch.compile = lambda function, **_: function  # the compiler is not what is tried
     try:
-        info = gpu_engine.measured(case, "cpu", rounds=1)["extra_info"]
+        info = measure_case(case, "cpu", rounds=1)["extra_info"]
     finally:
         torch.compile = compiled
     taken, loop = info["median_seconds"].values()

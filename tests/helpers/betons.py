@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from m3d_fast.loaders.ffcv.packed_file import Packed, index_checksum
+from m3d_fast.loaders.ffcv.packed_file import Sidecar, index_checksum
 
 SIDE = 16
 CLASS_SIZES = (7, 5, 9)
 
-# in a process of its own: the writer forks, which a process with threads should not
+# in a separate process: the writer forks, which a process with threads should not
 _WRITE = """
 import sys
 import numpy as np
@@ -41,7 +41,7 @@ for path in sys.argv[1:]:
 def smooth_images(
     shapes: list[tuple[int, int]], seed: int = 0, *, waves: float = 6
 ) -> list[np.ndarray]:
-    """Pictures that survive JPEG: up to so many waves, uint8 ``(H, W, 3)``, no two the same."""
+    """Images that JPEG changes little: few waves each, uint8 ``(H, W, 3)``, all different."""
     generator = np.random.default_rng(seed)
     images = []
     for height, width in shapes:
@@ -90,23 +90,23 @@ def write_betons(folder: Path) -> dict[str, Path]:
 
 
 def stored_ranges(path: Path) -> list[tuple[int, int]]:
-    """Where the bytes of every image lie, ``(offset, size)`` in row order."""
+    """The bytes of every image in the file, ``(offset, size)`` in row order."""
     from ffcv.reader import Reader
 
     reader = Reader(str(path))
     sizes = dict(zip(reader.alloc_table["ptr"], reader.alloc_table["size"], strict=True))
-    return [(int(place), int(sizes[place])) for place in reader.metadata["f0"]["data_ptr"]]
+    return [(int(start), int(sizes[start])) for start in reader.metadata["f0"]["data_ptr"]]
 
 
 def describe(path: Path, *, store: str, class_sizes: tuple[int, ...], size: int) -> None:
-    """Write the sidecar of a packed file as it is now."""
+    """Write a sidecar for the current content of a packed file."""
     from ffcv.reader import Reader
 
     content = path.read_bytes()
     reader = Reader(str(path))
     start = reader.header.dtype.itemsize + reader.field_descriptors.nbytes + reader.metadata.nbytes
     ranges = ((0, start), (int(reader.header["alloc_table_ptr"]), len(content)))
-    Packed(
+    Sidecar(
         dataset="folder",
         split="train",
         size=size,

@@ -17,7 +17,7 @@ PREFIX = {"train": "train", "test": "t10k"}
 
 @pytest.fixture(autouse=True)
 def tried_addresses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
-    """Addresses asked for; only file: ones are answered. The cache is an empty folder."""
+    """Requested addresses; only file: ones are answered. The cache is an empty folder."""
     tried: list[str] = []
     real_urlopen = urllib.request.urlopen
 
@@ -77,6 +77,6 @@ def write_mnist(
 
 @pytest.fixture(scope="session")
 def betons(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Packed files of every kind, see ``betons.py``; not to be changed."""
+    """Packed files of every kind, see ``tests.helpers.betons``; not to be changed."""
     pytest.importorskip("ffcv")
     return write_betons(tmp_path_factory.mktemp("betons"))

@@ -1,4 +1,4 @@
-"""Which back end serves image files; FFCV itself and packing are played by stand-ins."""
+"""Which back end serves image files; FFCV and packing are replaced by stand-ins."""
 
 import fcntl
 import logging
@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from m3d_fast.loaders import DataError, backends
-from m3d_fast.loaders.backends import choose_back_end
-from m3d_fast.loaders.ffcv.packed_file import Packed, default_file, index_checksum
+from m3d_fast.loaders.backends import open_image_files
+from m3d_fast.loaders.ffcv.packed_file import PackedFile, Sidecar, default_file, index_checksum
 from m3d_fast.loaders.image_files.worker_images import FolderImages
 
 SIZE = 8
@@ -37,12 +37,12 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def ffcv(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """FFCV is there, and says which files were opened."""
+    """FFCV is installed; returns the files that are opened."""
     opened: list[Path] = []
 
-    def images(path: Path, *, workers: int | None) -> SimpleNamespace:
-        opened.append(path)
-        return SimpleNamespace(path=path, workers=workers)
+    def images(packed: PackedFile, *, workers: int | None) -> SimpleNamespace:
+        opened.append(packed.path)
+        return SimpleNamespace(path=packed.path, workers=workers)
 
     module = SimpleNamespace(FfcvImages=images, load_ffcv=lambda: None)
     monkeypatch.setitem(sys.modules, "m3d_fast.loaders.ffcv.images", module)
@@ -53,7 +53,7 @@ def write_packed(file: Path, root: Path, **other: object) -> Path:
     """A file with its sidecar, of four bytes."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(b"data")
-    packed = Packed(
+    sidecar = Sidecar(
         dataset="folder",
         split="train",
         size=SIZE,
@@ -68,13 +68,13 @@ def write_packed(file: Path, root: Path, **other: object) -> Path:
         root=str(root),
         versions={},
     )
-    replace(packed, **other).write(file)
+    replace(sidecar, **other).write(file)
     return file
 
 
-def opened(root: Path, split: str = "train", loader: str = "auto", **other: object) -> object:
+def open_folder(root: Path, split: str = "train", loader: str = "auto", **other: object) -> object:
     given = {"name": "folder", "size": SIZE, "workers": None} | other
-    return choose_back_end(root=root, split=split, loader=loader, **given)
+    return open_image_files(root=root, split=split, loader=loader, **given)
 
 
 @pytest.fixture
@@ -95,18 +95,18 @@ def packing(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 def test_small_sets_are_decoded_without_packing_or_processes(
     root: Path, packing: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images = opened(root)
+    images = open_folder(root)
     assert isinstance(images, FolderImages)
     assert (images.workers, images.class_sizes) == (0, (2, 2))
-    assert opened(root, workers=1).workers == 1
+    assert open_folder(root, workers=1).workers == 1
     monkeypatch.setattr(backends, "_SMALL", 4)
-    assert not isinstance(opened(root), FolderImages)
+    assert not isinstance(open_folder(root), FolderImages)
     assert len(packing) == 1
 
 
 def test_training_images_are_packed_once(root: Path, packing: list, caplog) -> None:
     with caplog.at_level(logging.INFO, "m3d_fast"):
-        first = opened(root, loader="ffcv", workers=3)
+        first = open_folder(root, loader="ffcv", workers=3)
     file = default_file("folder", root, "train", SIZE, "raw")
     assert (first.path, first.workers) == (file, 3)
     (command,) = packing
@@ -120,16 +120,16 @@ def test_training_images_are_packed_once(root: Path, packing: list, caplog) -> N
     }
     (sentence,) = caplog.messages
     assert f"folder is not packed yet: packing it into {file} first" in sentence
-    assert opened(root).path == file
+    assert open_folder(root).path == file
     assert len(packing) == 1
 
 
 def test_test_images_are_read_from_a_packed_file_if_there_is_one(root: Path, packing) -> None:
-    assert isinstance(opened(root, "test", "ffcv"), FolderImages)
+    assert isinstance(open_folder(root, "test", "ffcv"), FolderImages)
     file = default_file("folder", root, "test", SIZE, "jpeg:95")
     write_packed(file, root, split="test", store="jpeg:95")
-    assert opened(root, "test").path == file
-    assert isinstance(opened(root, "test", "folder"), FolderImages)
+    assert open_folder(root, "test").path == file
+    assert isinstance(open_folder(root, "test", "folder"), FolderImages)
     assert packing == []
 
 
@@ -137,31 +137,35 @@ def test_exact_pixels_are_preferred(root: Path) -> None:
     for store in ("original", "jpeg:95", "raw"):
         file = default_file("folder", root, "train", SIZE, store)
         write_packed(file, root, store=store)
-        assert opened(root).path == file
+        assert open_folder(root).path == file
 
 
 def test_a_packed_file_given_leads_to_its_other_split(root: Path, tmp_path: Path) -> None:
     file = write_packed(tmp_path / "fast disk" / "mine.beton", root)
-    assert opened(file).path == file
-    from_folder = opened(file, "test")
+    assert open_folder(file).path == file
+    from_folder = open_folder(file, "test")
     assert isinstance(from_folder, FolderImages)
     assert from_folder.class_sizes == (1, 1)
     beside_root = default_file("folder", root, "test", SIZE, "raw")
     write_packed(beside_root, root, split="test")
-    assert opened(file, "test").path == beside_root
+    assert open_folder(file, "test").path == beside_root
     beside_file = write_packed(file.with_name(beside_root.name), root, split="test")
-    assert opened(file, "test").path == beside_file
+    assert open_folder(file, "test").path == beside_file
     beside_file.unlink()
     root.rename(tmp_path / "elsewhere")
     with pytest.raises(DataError, match=rf"holds the train split, and the folder {root} it was pa"):
-        opened(file, "test")
+        open_folder(file, "test")
 
 
 @pytest.mark.parametrize(
     ("other", "asked", "message"),
     [
         ({"dataset": "imagenet10"}, {}, "holds imagenet10, not folder"),
-        ({"size": 16}, {}, "holds images of 16 px, 8 px were asked for"),
+        (
+            {"size": 16},
+            {},
+            "holds images of 16 px, 8 px were requested: take --size 16 or pack again",
+        ),
         ({"split": "test"}, {}, "holds the test split, not train"),
         (
             {"dataset": "imagenette"},
@@ -176,13 +180,13 @@ def test_a_packed_file_of_other_data_is_refused(
     name = asked.get("name", "folder")
     write_packed(default_file(name, root, "train", SIZE, "raw"), root, **other)
     with pytest.raises(DataError, match=message):
-        opened(root, **asked)
+        open_folder(root, **asked)
 
 
 def test_a_packed_file_is_no_image_files(root: Path, tmp_path: Path) -> None:
     file = write_packed(tmp_path / "mine.beton", root)
     with pytest.raises(DataError, match=r"--loader folder decodes image files, .*mine.beton is p"):
-        opened(file, loader="folder")
+        open_folder(file, loader="folder")
 
 
 def test_without_ffcv_one_sentence_says_which_path_runs(
@@ -194,18 +198,18 @@ def test_without_ffcv_one_sentence_says_which_path_runs(
     monkeypatch.setattr(sys.modules["m3d_fast.loaders.ffcv.images"], "load_ffcv", absent)
     monkeypatch.setattr(backends, "_SMALL", 1)
     with caplog.at_level(logging.INFO, "m3d_fast"):
-        images = opened(root, workers=1)
+        images = open_folder(root, workers=1)
     assert isinstance(images, FolderImages)
     assert caplog.messages == [
         "ffcv is not installed or broken (No module named 'ffcv'; make setup installs it): "
         "image files are decoded by worker processes, which is slower"
     ]
     with pytest.raises(DataError, match=f"{root} is to be read through FFCV, but ffcv is not inst"):
-        opened(root, loader="ffcv")
+        open_folder(root, loader="ffcv")
     file = write_packed(default_file("folder", root, "train", SIZE, "raw"), root)
-    assert isinstance(opened(root), FolderImages)
+    assert isinstance(open_folder(root), FolderImages)
     with pytest.raises(DataError, match=f"{file} is to be read through FFCV, but ffcv is not inst"):
-        opened(file)
+        open_folder(file)
     assert packing == []
 
 
@@ -214,14 +218,14 @@ def test_failed_packing_is_an_error(status: int, root: Path, monkeypatch) -> Non
     failing = SimpleNamespace(wait=lambda: status)
     monkeypatch.setattr(backends.subprocess, "Popen", lambda *_, **__: failing)
     with pytest.raises(DataError, match=rf"packing folder failed \(status {status}, its message"):
-        opened(root, loader="ffcv")
+        open_folder(root, loader="ffcv")
 
 
 def test_interrupted_packing_is_an_interruption(root: Path, monkeypatch) -> None:
     stopped = SimpleNamespace(wait=lambda: 130)
     monkeypatch.setattr(backends.subprocess, "Popen", lambda *_, **__: stopped)
     with pytest.raises(KeyboardInterrupt, match="interrupted while packing"):
-        opened(root, loader="ffcv")
+        open_folder(root, loader="ffcv")
 
 
 def test_of_several_processes_one_packs(root: Path, packing: list, caplog) -> None:
@@ -230,7 +234,7 @@ def test_of_several_processes_one_packs(root: Path, packing: list, caplog) -> No
     lock = os.open(file.with_name(f".{file.name}.lock"), os.O_CREAT | os.O_RDWR)
     fcntl.flock(lock, fcntl.LOCK_EX)
     found: list[object] = []
-    waiting = threading.Thread(target=lambda: found.append(opened(root, loader="ffcv")))
+    waiting = threading.Thread(target=lambda: found.append(open_folder(root, loader="ffcv")))
     with caplog.at_level(logging.INFO, "m3d_fast"):
         waiting.start()
         end = time.monotonic() + 10
@@ -251,4 +255,4 @@ def test_where_nothing_can_be_written_it_says_how_to_pack(root: Path, tmp_path: 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backends, "default_file", blocker)
         with pytest.raises(DataError, match=r"cannot be written .*--out FILE and pass that file"):
-            opened(root, loader="ffcv")
+            open_folder(root, loader="ffcv")

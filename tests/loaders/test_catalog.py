@@ -18,9 +18,9 @@ Write = Callable[..., tuple[np.ndarray, np.ndarray]]
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("fashionmnits", "unknown data set 'fashionmnits': did you mean fashionmnist?"),
-        ("CIFAR10", "unknown data set 'CIFAR10': did you mean cifar10 or cifar100?"),
-        ("zzz", "unknown data set 'zzz': there are digits, fashionmnist, mnist,"),
+        ("fashionmnits", "dataset: 'fashionmnits' is not known; did you mean fashionmnist?"),
+        ("CIFAR10", "dataset: 'CIFAR10' is not known; did you mean cifar10 or cifar100?"),
+        ("zzz", "dataset: 'zzz' is not known; known: digits, fashionmnist, mnist,"),
         ("custom:no.txt", "the list of classes no.txt cannot be read"),
     ],
 )
@@ -30,7 +30,7 @@ def test_names_that_cannot_be_opened(name: str, message: str) -> None:
 
 
 def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="the split is 'train' or 'test', got 'val'"):
+    with pytest.raises(DataError, match="split: 'val' is not known; known: train, test"):
         open_dataset("digits", split="val")
     with pytest.raises(DataError, match="the size must be at least 8 pixels, got 7"):
         open_dataset("digits", size=7)
@@ -40,13 +40,13 @@ def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
     file.touch()
     with pytest.raises(DataError, match=f"the data root of mnist must be a folder, {file} is a"):
         open_dataset("mnist", file)
-    message = "the cache is 'auto' or 'device' or 'host' or 'none', got 'gpu'"
+    message = "cache: 'gpu' is not known; known: auto, device, host, none"
     with pytest.raises(DataError, match=message):
         open_dataset("digits", cache="gpu")
-    with pytest.raises(DataError, match="the loader is 'auto' or 'ffcv' or 'folder', got 'dali'"):
+    with pytest.raises(DataError, match="loader: 'dali' is not known; known: auto, ffcv, folder"):
         open_dataset("digits", loader="dali")
     for flag in ({"loader": "ffcv"}, {"loader": "folder"}, {"cache": "none"}, {"cache": "host"}):
-        with pytest.raises(DataError, match="digits is small and lives on the device: leave out"):
+        with pytest.raises(DataError, match="digits is small and held on the device: leave out"):
             open_dataset("digits", **flag)
 
 
@@ -71,10 +71,10 @@ def test_a_folder_that_may_not_be_read_is_named(monkeypatch: pytest.MonkeyPatch)
         open_dataset("folder", "/secret", size=8)
 
 
-def test_what_has_no_room_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_fit_in_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resources, "free_bytes", lambda _: 1438 * 32 * 32)
     assert open_dataset("digits", size=32).image_shape == (1, 32, 32)
-    with pytest.raises(DataError, match=r"digits needs 0\.00 GB for 1438 images of 33 px"):
+    with pytest.raises(DataError, match=r"digits \(1438 images of 33 px\) needs 0\.00 GB on cpu"):
         open_dataset("digits", size=33)
 
 

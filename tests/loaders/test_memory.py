@@ -8,7 +8,7 @@ from m3d_fast.loaders import ClassSampler, DataError, MemoryImages
 from m3d_fast.loaders.readers.labelled import LabelledImages
 
 LABELS = [2, 0, 1, 2, 2, 0, 1, 2, 0]
-# where the images of each class stand, in the order given
+# indices of the images of each class, in the order given
 MEMBERS = {0: [1, 5, 8], 1: [2, 6], 2: [0, 3, 4, 7]}
 
 

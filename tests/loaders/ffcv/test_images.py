@@ -28,9 +28,13 @@ from m3d_fast.loaders import DataError
 from m3d_fast.loaders.ffcv.images import FfcvImages, _Index, load_ffcv
 from m3d_fast.loaders.ffcv.packed_file import open_packed
 from m3d_fast.loaders.image_files.decoding import decode_image
-from m3d_fast.loaders.streaming.ring import Ring
+from m3d_fast.loaders.streaming.prefetcher import Prefetcher
 
 TOTAL = sum(CLASS_SIZES)
+
+
+def open_images(path: Path, *, workers: int | None = None) -> FfcvImages:
+    return FfcvImages(open_packed(path), workers=workers)
 
 
 @pytest.fixture
@@ -40,22 +44,22 @@ def packed(betons: dict[str, Path]) -> Path:
 
 @pytest.fixture
 def beton(packed: Path, tmp_path: Path) -> Path:
-    """A file of the test's own, to be damaged."""
-    return copied(packed, tmp_path)
+    """A copy that the test may damage."""
+    return copy_packed(packed, tmp_path)
 
 
-def copied(packed: Path, folder: Path) -> Path:
+def copy_packed(packed: Path, folder: Path) -> Path:
     for name in (packed.name, f"{packed.name}.json"):
         shutil.copy(packed.with_name(name), folder / name)
     return folder / packed.name
 
 
-def rows_of(back_end: FfcvImages, *plan: list[int]) -> list[torch.Tensor]:
-    with back_end.read(np.array(rows, np.int64) for rows in plan) as tensors:
+def read_rows(back_end: FfcvImages, *row_batches: list[int]) -> list[torch.Tensor]:
+    with back_end.read(np.array(rows, np.int64) for rows in row_batches) as tensors:
         return [tensor.clone() for tensor in tensors]
 
 
-def planes(image: np.ndarray) -> torch.Tensor:
+def to_planes(image: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(image).permute(2, 0, 1)
 
 
@@ -72,7 +76,7 @@ def endless() -> Iterator[np.ndarray]:
 
 
 def test_it_says_what_it_holds(packed: Path) -> None:
-    back_end = FfcvImages(packed)
+    back_end = open_images(packed)
     assert back_end.class_names == ("class0", "class1", "class2")
     assert back_end.class_sizes == CLASS_SIZES
     assert back_end.image_shape == (3, SIDE, SIDE)
@@ -83,33 +87,33 @@ def test_it_says_what_it_holds(packed: Path) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
 def test_raw_pixels_are_exact_in_any_order(packed: Path, workers: int) -> None:
-    plan = [[20, 0, 3, 3], [7], list(range(TOTAL)) * 5, [], [1, 2]]
-    tensors = rows_of(FfcvImages(packed, workers=workers), *plan)
-    assert len(tensors) == len(plan)
-    for rows, tensor in zip(plan, tensors, strict=True):
+    row_batches = [[20, 0, 3, 3], [7], list(range(TOTAL)) * 5, [], [1, 2]]
+    tensors = read_rows(open_images(packed, workers=workers), *row_batches)
+    assert len(tensors) == len(row_batches)
+    for rows, tensor in zip(row_batches, tensors, strict=True):
         assert tensor.dtype == torch.uint8
         assert tensor.shape == (len(rows), 3, SIDE, SIDE)
         for row, image in zip(rows, tensor, strict=True):
-            assert torch.equal(image, planes(RAW[row]))
+            assert torch.equal(image, to_planes(RAW[row]))
 
 
-def by_pillow(path: Path, row: int) -> torch.Tensor:
+def decode_with_pillow(path: Path, row: int) -> torch.Tensor:
     offset, size = stored_ranges(path)[row]
     with Image.open(io.BytesIO(path.read_bytes()[offset : offset + size])) as file:
-        return planes(np.array(file))
+        return to_planes(np.array(file))
 
 
 def test_jpeg_pixels_are_those_of_pillow(betons: dict[str, Path]) -> None:
-    (tensor,) = rows_of(FfcvImages(betons["jpeg"]), list(range(TOTAL)))
+    (tensor,) = read_rows(open_images(betons["jpeg"]), list(range(TOTAL)))
     for row, image in enumerate(tensor):
-        assert torch.equal(image, by_pillow(betons["jpeg"], row))
-        assert (image.int() - planes(JPEG[row]).int()).abs().float().mean() < 6
+        assert torch.equal(image, decode_with_pillow(betons["jpeg"], row))
+        assert (image.int() - to_planes(JPEG[row]).int()).abs().float().mean() < 6
 
 
 def test_originals_become_the_very_pixels_of_image_files(
     betons: dict[str, Path], tmp_path: Path
 ) -> None:
-    (tensor,) = rows_of(FfcvImages(betons["original"]), list(range(len(ORIGINAL))))
+    (tensor,) = read_rows(open_images(betons["original"]), list(range(len(ORIGINAL))))
     content = betons["original"].read_bytes()
     file = tmp_path / "image.jpg"
     for row, (offset, size) in enumerate(stored_ranges(betons["original"])):
@@ -123,38 +127,38 @@ def test_originals_become_the_very_pixels_of_image_files(
 )
 def test_resizing_gives_the_bytes_of_pillow(height: int, width: int, side: int) -> None:
     image = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    assert (resized(image, side) == by_torchvision(image, side)).all()
+    assert (resize(image, side) == resize_with_torchvision(image, side)).all()
 
 
 def test_high_images_are_resized_as_by_pillow_up_to_rounding() -> None:
     image = np.random.default_rng(0).integers(0, 256, (600, 101, 3), dtype=np.uint8)
-    difference = resized(image, 64).astype(int) - by_torchvision(image, 64)
+    difference = resize(image, 64).astype(int) - resize_with_torchvision(image, 64)
     assert np.abs(difference).max() <= 1
 
 
-def resized(image: np.ndarray, side: int) -> np.ndarray:
+def resize(image: np.ndarray, side: int) -> np.ndarray:
     native = load_ffcv()
     out = np.empty((side, side, 3), np.uint8)
-    native.resize_crop(image, native.room_for(1, 1, len(image), side)[-1], out)
+    native.resize_crop(image, native.allocate_workspace(1, 1, len(image), side)[-1], out)
     return out
 
 
-def by_torchvision(image: np.ndarray, side: int) -> np.ndarray:
+def resize_with_torchvision(image: np.ndarray, side: int) -> np.ndarray:
     whole = functional.resize(Image.fromarray(image), [side], antialias=True)
     return np.asarray(functional.center_crop(whole, [side, side]))
 
 
 def test_a_tensor_is_valid_until_the_next_is_asked_for(packed: Path) -> None:
-    back_end = FfcvImages(packed, workers=2)
+    back_end = open_images(packed, workers=2)
     with back_end.read(np.array([step % TOTAL]) for step in range(40)) as tensors:
         for step, tensor in enumerate(tensors):
             if step % 10 == 3:
                 time.sleep(0.02)  # time for the threads to overrun
-            assert torch.equal(tensor[0], planes(RAW[step % TOTAL]))
+            assert torch.equal(tensor[0], to_planes(RAW[step % TOTAL]))
 
 
 def test_buffers_are_allocated_once(packed: Path) -> None:
-    with FfcvImages(packed, workers=2).read(endless()) as tensors:
+    with open_images(packed, workers=2).read(endless()) as tensors:
         addresses = [next(tensors).data_ptr() for _ in range(40)]
     assert len(set(addresses)) == 4
     assert addresses[:4] * 10 == addresses
@@ -163,12 +167,12 @@ def test_buffers_are_allocated_once(packed: Path) -> None:
 def test_what_is_read_ahead_is_bounded(packed: Path) -> None:
     drawn = []
 
-    def plan() -> Iterator[np.ndarray]:
+    def iterate_rows() -> Iterator[np.ndarray]:
         for step in itertools.count():
             drawn.append(step)
             yield np.array([0])
 
-    with FfcvImages(packed, workers=2).read(plan()) as tensors:
+    with open_images(packed, workers=2).read(iterate_rows()) as tensors:
         next(tensors)
         time.sleep(0.2)
         assert len(drawn) == 4
@@ -178,7 +182,7 @@ def test_what_is_read_ahead_is_bounded(packed: Path) -> None:
 
 
 def test_leaving_early_leaks_neither_threads_nor_memory(betons: dict[str, Path]) -> None:
-    back_end = FfcvImages(betons["large"], workers=3)
+    back_end = open_images(betons["large"], workers=3)
 
     def leave_early() -> None:
         with back_end.read(np.arange(800) % 10 for _ in itertools.count()) as tensors:
@@ -201,7 +205,7 @@ def test_an_exception_inside_the_context_ends_the_threads(packed: Path) -> None:
     threads = threading.active_count()
 
     def interrupted() -> None:
-        with FfcvImages(packed, workers=2).read(endless()) as tensors:
+        with open_images(packed, workers=2).read(endless()) as tensors:
             next(tensors)
             raise KeyboardInterrupt
 
@@ -211,20 +215,20 @@ def test_an_exception_inside_the_context_ends_the_threads(packed: Path) -> None:
 
 
 def test_a_reader_that_was_left_says_so(packed: Path) -> None:
-    with FfcvImages(packed).read(endless()) as tensors:
+    with open_images(packed).read(endless()) as tensors:
         next(tensors)
     with pytest.raises(DataError, match="was closed: open a new one"):
         next(tensors)
 
 
-def test_an_error_in_the_plan_reaches_the_reader(packed: Path) -> None:
-    def plan() -> Iterator[np.ndarray]:
+def test_an_error_among_the_rows_reaches_the_reader(packed: Path) -> None:
+    def iterate_rows() -> Iterator[np.ndarray]:
         yield np.array([0])
-        raise OSError("the plan broke")
+        raise OSError("the rows broke")
 
     with (
-        FfcvImages(packed).read(plan()) as tensors,
-        pytest.raises(DataError, match=r"reading .*raw\.beton failed: OSError\('the plan broke'"),
+        open_images(packed).read(iterate_rows()) as tensors,
+        pytest.raises(DataError, match=r"reading .*raw\.beton failed: OSError\('the rows broke'"),
     ):
         list(tensors)
 
@@ -232,7 +236,7 @@ def test_an_error_in_the_plan_reaches_the_reader(packed: Path) -> None:
 def test_an_error_in_a_worker_reaches_the_reader(
     packed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    back_end = FfcvImages(packed, workers=2)
+    back_end = open_images(packed, workers=2)
 
     def fail(*_: object) -> None:
         raise MemoryError("none left")
@@ -250,11 +254,13 @@ def test_an_error_in_a_worker_reaches_the_reader(
 def test_a_dead_worker_is_an_error_within_seconds(
     packed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("m3d_fast.loaders.streaming.ring.Ring._work", lambda ring: None)
+    monkeypatch.setattr(
+        "m3d_fast.loaders.streaming.prefetcher.Prefetcher._work", lambda prefetcher: None
+    )
     started = time.monotonic()
     with (
         pytest.raises(DataError, match=r"a thread that reads .* died"),
-        FfcvImages(packed, workers=2).read(endless()) as tensors,
+        open_images(packed, workers=2).read(endless()) as tensors,
     ):
         next(tensors)
     assert time.monotonic() - started < 3
@@ -263,19 +269,19 @@ def test_a_dead_worker_is_an_error_within_seconds(
 def test_one_worker_that_dies_among_living_ones_is_an_error_within_seconds(
     packed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work = Ring._work
+    work = Prefetcher._work
 
-    def first_takes_work_and_dies(ring: Ring) -> None:
-        if threading.current_thread() is not ring._threads[0]:
-            work(ring)
+    def first_takes_work_and_dies(prefetcher: Prefetcher) -> None:
+        if threading.current_thread() is not prefetcher._threads[0]:
+            work(prefetcher)
         else:
-            ring._next_piece()
+            prefetcher._next_piece()
 
-    monkeypatch.setattr(Ring, "_work", first_takes_work_and_dies)
+    monkeypatch.setattr(Prefetcher, "_work", first_takes_work_and_dies)
     threads, started = threading.active_count(), time.monotonic()
     with (
         pytest.raises(DataError, match=r"a thread that reads .* died"),
-        FfcvImages(packed, workers=3).read(endless()) as tensors,
+        open_images(packed, workers=3).read(endless()) as tensors,
     ):
         list(itertools.islice(tensors, 10))
     assert time.monotonic() - started < 3
@@ -286,20 +292,20 @@ def test_a_flipped_byte_in_an_image_names_it(beton: Path) -> None:
     row = 8  # number 1 of class 1
     offset, size = stored_ranges(beton)[row]
     flip(beton, offset + size // 2)
-    back_end = FfcvImages(beton)
-    assert len(rows_of(back_end, [row - 1, row + 1])) == 1
+    back_end = open_images(beton)
+    assert len(read_rows(back_end, [row - 1, row + 1])) == 1
     message = r"image 8 of .*raw\.beton, number 1 of class 1 \(class1\), is damaged"
     for _ in range(2):
         with pytest.raises(DataError, match=message):
-            rows_of(back_end, [0, row])
+            read_rows(back_end, [0, row])
 
 
 def test_every_image_is_compared_once(beton: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[int] = []
     pread = os.pread
     monkeypatch.setattr(os, "pread", lambda *a: reads.append(a[2]) or pread(*a))
-    back_end = FfcvImages(beton, workers=1)
-    rows_of(back_end, [3, 4], [4, 3, 5], [5])
+    back_end = open_images(beton, workers=1)
+    read_rows(back_end, [3, 4], [4, 3, 5], [5])
     offsets = [offset for offset, _ in stored_ranges(beton)]
     assert reads == [offsets[3], offsets[4], offsets[5]]
 
@@ -308,44 +314,40 @@ def test_every_image_is_compared_once(beton: Path, monkeypatch: pytest.MonkeyPat
 def test_a_file_cut_before_it_is_opened(beton: Path, kept: float) -> None:
     os.truncate(beton, int(beton.stat().st_size * kept))
     with pytest.raises(DataError, match=r"is cut: .* bytes were written"):
-        FfcvImages(beton)
+        open_images(beton)
 
 
 @pytest.mark.parametrize("offset", [0, 2, 9, 40, -8, -100])
 def test_flipped_bytes_in_header_and_index(beton: Path, offset: int) -> None:
     flip(beton, offset % beton.stat().st_size)
     with pytest.raises(DataError, match="its length or index differs"):
-        FfcvImages(beton)
+        open_images(beton)
 
 
 def test_the_sidecar_of_another_file(beton: Path, betons: dict[str, Path]) -> None:
-    other = copied(betons["jpeg"], beton.parent)
+    other = copy_packed(betons["jpeg"], beton.parent)
     Path(f"{beton}.json").replace(f"{other}.json")
     with pytest.raises(DataError, match=r"is cut|not the file that .* describes"):
-        FfcvImages(other)
+        open_images(other)
 
 
 def test_no_sidecar_and_no_file(beton: Path) -> None:
     Path(f"{beton}.json").unlink()
     with pytest.raises(DataError, match="is missing"):
-        FfcvImages(beton)
+        open_images(beton)
     with pytest.raises(DataError, match="there is no packed file"):
-        FfcvImages(beton.with_name("none.beton"))
+        open_images(beton.with_name("none.beton"))
 
 
-def test_another_data_set_or_size(beton: Path) -> None:
-    with pytest.raises(DataError, match="holds folder, not imagenet10"):
-        FfcvImages(beton, dataset="imagenet10")
-    with pytest.raises(DataError, match="holds images of 16 px, 32 px were asked for"):
-        FfcvImages(beton, size=32)
+def test_no_worker(beton: Path) -> None:
     with pytest.raises(DataError, match="at least one worker"):
-        FfcvImages(beton, workers=0)
+        open_images(beton, workers=0)
 
 
 def test_a_sidecar_that_counts_other_images(beton: Path) -> None:
     describe(beton, store="raw", class_sizes=(*CLASS_SIZES, 1), size=SIDE)
     with pytest.raises(DataError, match=r"index of .* is damaged \(21 images instead of 22\)"):
-        FfcvImages(beton)
+        open_images(beton)
 
 
 def replace(path: Path) -> None:
@@ -366,7 +368,7 @@ def replace(path: Path) -> None:
 )
 def test_a_file_changed_while_it_is_open(beton: Path, change: object) -> None:
     started = time.monotonic()
-    with FfcvImages(beton, workers=2).read(endless()) as tensors:
+    with open_images(beton, workers=2).read(endless()) as tensors:
         next(tensors)
         change(beton)  # type: ignore[operator]
         with pytest.raises(DataError, match="was replaced, removed or changed while it was open"):
@@ -377,19 +379,23 @@ def test_a_file_changed_while_it_is_open(beton: Path, change: object) -> None:
 def test_a_file_cut_between_looking_and_reading(
     beton: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    back_end = FfcvImages(beton, workers=1)
-    rows_of(back_end, list(range(TOTAL)))
-    monkeypatch.setattr("m3d_fast.loaders.ffcv.images._identity", lambda path: back_end._identity)
+    back_end = open_images(beton, workers=1)
+    read_rows(back_end, list(range(TOTAL)))
+    monkeypatch.setattr(
+        "m3d_fast.loaders.ffcv.images.file_identity", lambda path: back_end._identity
+    )
     os.truncate(beton, stored_ranges(beton)[12][0] + 1)
-    with pytest.raises(DataError, match=r"image 12 of .*class 2 \(class2\), cannot be read whole"):
-        rows_of(back_end, [0, 11], [12])
+    with pytest.raises(
+        DataError, match=r"image 12 of .*class 2 \(class2\), cannot be read completely"
+    ):
+        read_rows(back_end, [0, 11], [12])
 
 
 @pytest.mark.parametrize("damage", ["header", "end", "noise"])
 def test_a_jpeg_that_was_damaged_before_it_was_packed(
     betons: dict[str, Path], tmp_path: Path, damage: str
 ) -> None:
-    path = copied(betons["jpeg"], tmp_path)
+    path = copy_packed(betons["jpeg"], tmp_path)
     offset, size = stored_ranges(path)[8]
     content = bytearray(path.read_bytes())
     if damage == "header":
@@ -401,22 +407,22 @@ def test_a_jpeg_that_was_damaged_before_it_was_packed(
     path.write_bytes(content)
     describe(path, store="jpeg:95", class_sizes=CLASS_SIZES, size=SIDE)
     with pytest.raises(DataError, match=r"image 8 of .* class 1 \(class1\), cannot be decoded"):
-        rows_of(FfcvImages(path), list(range(TOTAL)))
+        read_rows(open_images(path), list(range(TOTAL)))
 
 
 def test_a_jpeg_with_a_blemish_is_what_pillow_makes_of_it(
     betons: dict[str, Path], tmp_path: Path
 ) -> None:
-    path = copied(betons["jpeg"], tmp_path)
+    path = copy_packed(betons["jpeg"], tmp_path)
     offset, size = stored_ranges(path)[8]
     content = bytearray(path.read_bytes())
     # libjpeg warns of extraneous bytes before the end marker
     content[offset + size - 12 : offset + size - 2] = bytes(10)
     path.write_bytes(content)
     describe(path, store="jpeg:95", class_sizes=CLASS_SIZES, size=SIDE)
-    (tensor,) = rows_of(FfcvImages(path), list(range(TOTAL)))
+    (tensor,) = read_rows(open_images(path), list(range(TOTAL)))
     for row, image in enumerate(tensor):
-        assert torch.equal(image, by_pillow(path, row))
+        assert torch.equal(image, decode_with_pillow(path, row))
 
 
 def test_importing_the_loaders_does_not_import_ffcv() -> None:
@@ -431,8 +437,11 @@ def test_opening_leaves_threads_of_torch_alone_and_the_process_ends(packed: Path
     code = f"""
 import numba, numpy, torch
 torch.set_num_threads(2)
-from m3d_fast.loaders.ffcv import FfcvImages
-context = FfcvImages({str(packed)!r}, workers=2).read(numpy.arange(4) for _ in iter(int, 1))
+from pathlib import Path
+from m3d_fast.loaders.ffcv.images import FfcvImages
+from m3d_fast.loaders.ffcv.packed_file import open_packed
+packed = open_packed(Path({str(packed)!r}))
+context = FfcvImages(packed, workers=2).read(numpy.arange(4) for _ in iter(int, 1))
 tensors = context.__enter__()
 next(tensors)
 assert torch.get_num_threads() == 2
@@ -453,7 +462,7 @@ print("never left the context")
 
 
 def test_the_index_takes_few_bytes_an_image(packed: Path) -> None:
-    index = FfcvImages(packed)._index
+    index = open_images(packed)._index
     arrays = [value for value in vars(index).values() if isinstance(value, np.ndarray)]
     assert sum(array.nbytes for array in arrays) == 22 * TOTAL
 
@@ -468,23 +477,23 @@ def test_the_index_of_imagenet_fits_in_little_memory(
     sparse = tmp_path / "imagenet.beton"
     sparse.touch()
     os.truncate(sparse, total * 1000)
-    packed = dataclasses.replace(
-        open_packed(betons["raw"]),
+    sidecar = dataclasses.replace(
+        open_packed(betons["raw"]).sidecar,
         class_names=tuple(map(str, range(1000))),
         class_sizes=(1281,) * 999 + (1448,),
         crc32=np.zeros(total, np.uint32),
     )
     kind = Reader(str(betons["raw"])).metadata.dtype
 
-    def opened(path: Path) -> SimpleNamespace:
+    def open_reader(path: Path) -> SimpleNamespace:
         metadata, table = np.zeros(total, kind), np.zeros(total, ALLOC_TABLE_TYPE)
         metadata["f0"]["data_ptr"] = table["ptr"] = np.arange(total) * 1000
         table["size"] = 999
         return SimpleNamespace(metadata=metadata, alloc_table=table)
 
-    monkeypatch.setattr("m3d_fast.loaders.ffcv.images._opened", opened)
+    monkeypatch.setattr("m3d_fast.loaders.ffcv.images._open_reader", open_reader)
     tracemalloc.start()
-    index = _Index(sparse, packed)
+    index = _Index(sparse, sidecar)
     kept, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert index.sizes[-1] == 999

@@ -22,9 +22,9 @@ pytest.importorskip("skimage")
 
 from benchmarks import imagenet_like
 from m3d_fast.loaders import DataError
-from m3d_fast.loaders.ffcv.packed_file import open_packed, sidecar
+from m3d_fast.loaders.ffcv.packed_file import open_packed, sidecar_path
 from m3d_fast.loaders.ffcv.storing import encode
-from m3d_fast.loaders.image_files.decoding import as_rgb, decode_image
+from m3d_fast.loaders.image_files.decoding import convert_to_rgb, decode_image
 from m3d_fast.loaders.pack import main, pack
 from m3d_fast.loaders.subsets import subset_classes
 
@@ -56,7 +56,7 @@ def root(whole: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
-    """A command sets up the process that it is alone in."""
+    """Restore logging and signals: the command changes those of its process."""
     handlers, on_signal = logging.getLogger().handlers[:], signal.getsignal(signal.SIGTERM)
     level = logging.getLogger().level
     yield
@@ -65,7 +65,7 @@ def _as_before() -> Iterator[None]:
     signal.signal(signal.SIGTERM, on_signal)
 
 
-def files(root: Path) -> list[Path]:
+def list_files(root: Path) -> list[Path]:
     return [path for name in CLASSES for path in sorted((root / "train" / name).iterdir())]
 
 
@@ -84,7 +84,7 @@ def run(capfd: pytest.CaptureFixture[str]) -> Run:
     return run
 
 
-def stored(path: Path) -> list[tuple[bytes, int, int, int]]:
+def read_stored(path: Path) -> list[tuple[bytes, int, int, int]]:
     """Content, mode, height and width of every image, by FFCV's own reader."""
     from ffcv.reader import Reader
 
@@ -108,11 +108,11 @@ def stored(path: Path) -> list[tuple[bytes, int, int, int]]:
     return found
 
 
-def pixels(content: bytes) -> np.ndarray:
+def decode_pixels(content: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"), np.int16)
 
 
-def reference(path: Path) -> np.ndarray:
+def decode_reference(path: Path) -> np.ndarray:
     return decode_image(path, size=SIZE).permute(1, 2, 0).numpy()
 
 
@@ -126,36 +126,44 @@ def test_the_command_packs_the_very_pixels(run: Run, root: Path) -> None:
     path = root / "m3d_fast" / "imagenette-train-32-raw.beton"
     assert "packing 30 images of imagenette (train, 32 px, raw): 0.03 GB in" in message
     assert f"packed 30 images into {path}" in message
-    packed = open_packed(path, dataset="imagenette", size=SIZE)
-    assert packed.class_names == CLASSES
-    assert packed.class_sizes == (3,) * 10
-    assert (packed.split, packed.store, packed.skipped) == ("train", "raw", ())
-    assert packed.root == str(root)
-    assert packed.versions["ffcv"] == "1.0.2"
-    images = stored(path)
+    sidecar = open_packed(path).sidecar
+    assert (sidecar.dataset, sidecar.size) == ("imagenette", SIZE)
+    assert sidecar.class_names == CLASSES
+    assert sidecar.class_sizes == (3,) * 10
+    assert (sidecar.split, sidecar.store, sidecar.skipped) == ("train", "raw", ())
+    assert sidecar.root == str(root)
+    assert sidecar.versions["ffcv"] == "1.0.2"
+    images = read_stored(path)
     assert len(images) == 30
-    for (content, *form), file, checksum in zip(images, files(root), packed.crc32, strict=True):
+    for (content, *form), file, checksum in zip(
+        images, list_files(root), sidecar.crc32, strict=True
+    ):
         assert form == [1, SIZE, SIZE]
-        assert content == reference(file).tobytes(), file
+        assert content == decode_reference(file).tobytes(), file
         assert checksum == zlib.crc32(content)
-    assert sorted(file.name for file in path.parent.iterdir()) == [path.name, sidecar(path).name]
+    assert sorted(file.name for file in path.parent.iterdir()) == [
+        path.name,
+        sidecar_path(path).name,
+    ]
 
 
 def test_jpeg_stays_near_the_pixels(run: Run, root: Path) -> None:
     status, message = run(root, "--store", "jpeg:95", "--workers", "1")
     assert status == 0, message
     path = root / "m3d_fast" / "imagenette-train-32-jpeg95.beton"
-    assert open_packed(path).store == "jpeg:95"
-    for (content, *form), file in zip(stored(path), files(root), strict=True):
+    assert open_packed(path).sidecar.store == "jpeg:95"
+    for (content, *form), file in zip(read_stored(path), list_files(root), strict=True):
         assert form == [0, SIZE, SIZE]
-        # grain of many colours at 32 px is what JPEG is worst at
-        assert np.abs(pixels(content) - reference(file)).mean() < 8, file
+        # JPEG is worst at grain of many colours at 32 px
+        assert np.abs(decode_pixels(content) - decode_reference(file)).mean() < 8, file
 
 
 def test_the_quality_is_kept(root: Path) -> None:
-    file = files(root)[5]
+    file = list_files(root)[5]
     good, bad = (encode(file, size=SIZE, store=f"jpeg:{q}").content for q in (100, 20))
-    error = [np.abs(pixels(c.tobytes()) - reference(file)).mean() for c in (good, bad)]
+    error = [
+        np.abs(decode_pixels(c.tobytes()) - decode_reference(file)).mean() for c in (good, bad)
+    ]
     assert error[0] < error[1] / 2
     assert good.nbytes > 2 * bad.nbytes
 
@@ -163,32 +171,32 @@ def test_the_quality_is_kept(root: Path) -> None:
 def test_original_keeps_the_bytes(run: Run, root: Path) -> None:
     status, message = run(root, "--store", "original")
     assert status == 0, message
-    images = stored(root / "m3d_fast" / "imagenette-train-32-original.beton")
-    for number, ((content, *form), file) in enumerate(zip(images, files(root), strict=True)):
+    images = read_stored(root / "m3d_fast" / "imagenette-train-32-original.beton")
+    for number, ((content, *form), file) in enumerate(zip(images, list_files(root), strict=True)):
         assert form == [0, 45, 60]
         if number in (1, 2, 3):  # four inks, PNG, 16 bits: FFCV's decoder cannot read them
             assert Image.open(io.BytesIO(content)).mode == "RGB"
             with Image.open(file) as image:
-                exact = np.asarray(as_rgb(image), np.int16)
-            assert np.abs(pixels(content) - exact).mean() < 8, file
+                exact = np.asarray(convert_to_rgb(image), np.int16)
+            assert np.abs(decode_pixels(content) - exact).mean() < 8, file
         else:
             assert content == file.read_bytes(), file
 
 
 def test_the_number_of_workers_changes_no_pixel(run: Run, whole: Path, tmp_path: Path) -> None:
-    prints = []
+    checksums = []
     for workers in ("1", "3"):
         out = tmp_path / f"{workers}.beton"
         assert run(whole, "--out", str(out), "--workers", workers)[0] == 0
-        prints.append(open_packed(out).fingerprint)
-    assert prints[0] == prints[1]
+        checksums.append(open_packed(out).sidecar.crc32.tolist())
+    assert checksums[0] == checksums[1]
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_stop_names_all_damaged_files_and_writes_nothing(
     run: Run, root: Path, workers: str
 ) -> None:
-    damaged = [files(root)[k] for k in (0, 13, 29)]
+    damaged = [list_files(root)[k] for k in (0, 13, 29)]
     for path in damaged:
         imagenet_like.truncate(path)
     damaged[1].write_bytes(b"")
@@ -204,24 +212,24 @@ def test_stop_names_all_damaged_files_and_writes_nothing(
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_skip_leaves_them_out_and_says_so(run: Run, root: Path, workers: str) -> None:
-    damaged = [files(root)[k] for k in (4, 29)]
+    damaged = [list_files(root)[k] for k in (4, 29)]
     for path in damaged:
         imagenet_like.truncate(path)
     status, message = run(root, "--on-bad-image", "skip", "--workers", workers)
     assert status == 0, message
     assert "leaving out 2 damaged images" in message
     path = root / "m3d_fast" / "imagenette-train-32-raw.beton"
-    packed = open_packed(path)
-    assert packed.class_sizes == (3, 2, 3, 3, 3, 3, 3, 3, 3, 2)
-    assert [name for name, _ in packed.skipped] == [str(p.relative_to(root)) for p in damaged]
-    assert all("cannot be decoded" in reason for _, reason in packed.skipped)
-    good = [file for file in files(root) if file not in damaged]
-    for (content, *_), file in zip(stored(path), good, strict=True):
-        assert content == reference(file).tobytes()
+    sidecar = open_packed(path).sidecar
+    assert sidecar.class_sizes == (3, 2, 3, 3, 3, 3, 3, 3, 3, 2)
+    assert [name for name, _ in sidecar.skipped] == [str(p.relative_to(root)) for p in damaged]
+    assert all("cannot be decoded" in reason for _, reason in sidecar.skipped)
+    good = [file for file in list_files(root) if file not in damaged]
+    for (content, *_), file in zip(read_stored(path), good, strict=True):
+        assert content == decode_reference(file).tobytes()
 
 
 def test_a_class_of_damaged_files_alone(run: Run, root: Path) -> None:
-    for path in files(root)[3:6]:
+    for path in list_files(root)[3:6]:
         imagenet_like.truncate(path, 0.01)
     status, message = run(root, "--on-bad-image", "skip")
     assert status == 2
@@ -234,8 +242,8 @@ def test_a_class_of_damaged_files_alone(run: Run, root: Path) -> None:
     [
         (["--store", "png"], "stored as raw, jpeg:QUALITY"),
         (["--store", "jpeg:101"], "stored as raw, jpeg:QUALITY"),
-        (["--split", "val"], "the split is train or test"),
-        (["--on-bad-image", "ask"], "stop or skip, got 'train' and 'ask'"),
+        (["--split", "val"], "split: 'val' is not known; known: train, test"),
+        (["--on-bad-image", "ask"], "on_bad_image: 'ask' is not known; known: stop, skip"),
         (["--workers", "0"], "at least one worker must decode, got 0"),
         (["--out", "photographs.zip"], "ends in .beton, got photographs.zip"),
         (["--size", "3"], "at least 8 pixels, got 3"),
@@ -297,23 +305,23 @@ def test_a_disk_that_fills_up(
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def started(root: Path, out: Path) -> subprocess.Popen[str]:
-    """A packing that has begun to write, with seconds of work before it."""
+def start_packing(root: Path, out: Path) -> subprocess.Popen[str]:
+    """Packing that has begun to write, with seconds of work left."""
     # a script's background jobs start with Ctrl-C ignored
     command = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
     command += [*COMMAND, "--data-root", str(root), "--out", str(out), "--workers", "2"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 40
     while time.monotonic() < deadline:
-        if len(children(process.pid)) >= 2:
+        if len(find_children(process.pid)) >= 2:
             return process
         time.sleep(0.01)
     process.kill()
     raise AssertionError(f"packing did not begin: {process.communicate()[1]}")
 
 
-def children(pid: int) -> list[int]:
-    """Forked processes; not the one that looks after shared memory."""
+def find_children(pid: int) -> list[int]:
+    """Forked processes; not the tracker of shared memory."""
     try:
         found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         commands = {int(k): Path(f"/proc/{k}/cmdline").read_bytes() for k in found}
@@ -322,16 +330,16 @@ def children(pid: int) -> list[int]:
     return [child for child, command in commands.items() if b"resource_tracker" not in command]
 
 
-def gone(processes: list[int]) -> bool:
+def wait_for_end(processes: list[int]) -> bool:
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
-        if not any(running(pid) for pid in processes):
+        if not any(is_running(pid) for pid in processes):
             return True
         time.sleep(0.05)
     return False
 
 
-def running(pid: int) -> bool:
+def is_running(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -355,14 +363,14 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_packing_leaves_nothing(many: Path, tmp_path: Path, number: int) -> None:
     out = tmp_path / "x.beton"
-    process = started(many, out)
-    workers = children(process.pid)
+    process = start_packing(many, out)
+    workers = find_children(process.pid)
     process.send_signal(number)
     _, message = process.communicate(timeout=20)
     assert process.returncode == 130
     assert message.endswith("interrupted; nothing was written\n")
     assert "Traceback" not in message
-    assert gone(workers)
+    assert wait_for_end(workers)
     assert nothing_left(tmp_path)
 
 
@@ -370,21 +378,21 @@ def test_killed_packing_leaves_nothing_that_opens(
     run: Run, many: Path, whole: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "x.beton"
-    process = started(many, out)
-    workers = children(process.pid)
+    process = start_packing(many, out)
+    workers = find_children(process.pid)
     process.kill()
     process.communicate(timeout=20)
-    assert gone(workers)
+    assert wait_for_end(workers)
     assert not out.exists()
-    assert not sidecar(out).exists()
-    # the next run clears up
+    assert not sidecar_path(out).exists()
+    # the next run cleans up
     assert run(whole, "--out", str(out))[0] == 0
     assert sorted(file.name for file in tmp_path.iterdir()) == ["x.beton", "x.beton.json"]
 
 
 def test_a_killed_worker_is_an_error_within_seconds(many: Path, tmp_path: Path) -> None:
-    process = started(many, tmp_path / "x.beton")
-    os.kill(children(process.pid)[0], signal.SIGKILL)
+    process = start_packing(many, tmp_path / "x.beton")
+    os.kill(find_children(process.pid)[0], signal.SIGKILL)
     start = time.monotonic()
     _, message = process.communicate(timeout=20)
     assert time.monotonic() - start < 10
@@ -395,7 +403,7 @@ def test_a_killed_worker_is_an_error_within_seconds(many: Path, tmp_path: Path) 
 
 def test_two_at_once_do_not_mix(run: Run, many: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "x.beton"
-    process = started(many, out)
+    process = start_packing(many, out)
     status, message = run(whole, "--out", str(out))
     assert status == 2
     assert f"another process is packing {out}" in message
@@ -421,7 +429,7 @@ def test_a_death_between_file_and_sidecar_leaves_nothing_that_opens(
     path = root / "m3d_fast" / "imagenette-train-32-raw.beton"
     assert run(root)[0] == 0
     open_packed(path)
-    in_steps("m3d_fast.loaders.ffcv.packed_file.Packed.write")
+    in_steps("m3d_fast.loaders.ffcv.packed_file.Sidecar.write")
     with pytest.raises(KeyboardInterrupt):
         pack("imagenette", root, size=SIZE, workers=1)
     with pytest.raises(DataError, match="is missing: packing was interrupted"):
@@ -438,7 +446,7 @@ def test_what_differs_when_read_back_is_refused(
     def damaging(images: object, path: Path, **settings: object) -> dict[int, str]:
         bad = write(images, path, **settings)
         content = bytearray(path.read_bytes())
-        content[content.index(reference(files(root)[17]).tobytes()) + 100] ^= 1
+        content[content.index(decode_reference(list_files(root)[17]).tobytes()) + 100] ^= 1
         path.write_bytes(content)
         return bad
 
@@ -457,7 +465,7 @@ def test_an_image_exchanged_meanwhile_is_noticed(
 
     def exchanging(images: object, path: Path, **settings: object) -> dict[int, str]:
         bad = write(images, path, **settings)
-        shutil.copy(files(root)[20], files(root)[19])
+        shutil.copy(list_files(root)[20], list_files(root)[19])
         return bad
 
     monkeypatch.setattr(writing, "write_images", exchanging)

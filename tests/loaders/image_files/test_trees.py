@@ -88,7 +88,7 @@ def test_a_damaged_image_is_named(root: Path) -> None:
 def test_size_and_root_must_be_given(root: Path) -> None:
     with pytest.raises(DataError, match="folder has no size of its own: pass --size PIXELS"):
         open_dataset("folder", root)
-    with pytest.raises(DataError, match="folder is read from a folder of yours: pass --data-root"):
+    with pytest.raises(DataError, match="folder is read from a folder: pass --data-root"):
         open_dataset("folder", size=8)
     with pytest.raises(DataError, match=f"the folder {root}/no does not exist: pass --data-root"):
         open_dataset("folder", root / "no", size=8)
@@ -222,8 +222,8 @@ def test_flat_validation_images_with_kaggles_table(tmp_path: Path) -> None:
 def test_flat_validation_images_that_cannot_be_told_apart(tmp_path: Path) -> None:
     labels = flat_validation(tmp_path / "val", SHUFFLED)
     message = (
-        f"the images of {tmp_path}/val are not in class folders, and what says their classes is "
-        f"not in {tmp_path}: put there the devkit's ILSVRC2012_validation_ground_truth.txt and "
+        f"the images of {tmp_path}/val are not in class folders, and no list of their classes is "
+        f"in {tmp_path}: put there the devkit's ILSVRC2012_validation_ground_truth.txt and "
         "meta.mat"
     )
     with pytest.raises(DataError, match=re.escape(message)):
@@ -232,7 +232,7 @@ def test_flat_validation_images_that_cannot_be_told_apart(tmp_path: Path) -> Non
     # a mapping sorted by name is another order than the ground truth's
     (tmp_path / "data" / "meta.mat").rename(tmp_path / "meta")
     (tmp_path / "LOC_synset_mapping.txt").write_text("n01440764 tench\n")
-    with pytest.raises(DataError, match="what says their classes is not in"):
+    with pytest.raises(DataError, match="no list of their classes is in"):
         image_tree("imagenette", tmp_path, "test")
     (tmp_path / "data" / "meta.mat").write_bytes(b"damaged")
     with pytest.raises(DataError, match=r"data/meta\.mat is not the devkit's table of synsets"):
@@ -330,7 +330,7 @@ def test_classes_of_ones_own_choice(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("n01440764\nn02102040\nn01440764\n", "line 3: n01440764 stands in line 1 already"),
+        ("n01440764\nn02102040\nn01440764\n", "line 3: n01440764 is in line 1 already"),
         ("n01440764\n#\nn1440764\n", "line 3: 'n1440764' is none of ImageNet-1K's 1000 classes"),
         ("n01440764\n", "must name two or more classes, it names 1"),
         ("\xff", "cannot be read"),
@@ -391,5 +391,5 @@ def test_a_missing_imagenet_class_is_named(tmp_path: Path) -> None:
         open_dataset("imagenette", tmp_path)
     with pytest.raises(DataError, match=re.escape(f"needs the folder {tmp_path}/val/{wnids[0]}")):
         open_dataset("imagenette", tmp_path, "test")
-    with pytest.raises(DataError, match="imagenette is read from a folder of yours"):
+    with pytest.raises(DataError, match="imagenette is read from a folder: pass --data"):
         open_dataset("imagenette")

@@ -33,7 +33,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> ImageTree:
         for number in range(count):
             pixels = generator.integers(0, 256, (20, 18 + number % 9, 3), dtype=np.uint8)
             image = Image.fromarray(pixels).convert(next(modes))
-            # grey ones lie about their format
+            # grey ones are PNG under the name of a JPEG
             form = "PNG" if image.mode == "L" else "JPEG"
             image.save(root / name / f"{number:03}.JPEG", form)
     return folder_tree(root, "train")
@@ -46,7 +46,7 @@ def pixels(tree: ImageTree) -> torch.Tensor:
     return torch.stack([decode_image(path, size=SIZE) for path in paths])
 
 
-def children() -> set[int]:
+def find_children() -> set[int]:
     """Processes below this one, the server's forks and those gone but not waited for included."""
     below: set[int] = set()
     parents = {}
@@ -68,7 +68,7 @@ def endless(rows: int = 40) -> Iterator[np.ndarray]:
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
-def test_rows_are_the_trees_images_in_the_plans_order(
+def test_rows_are_the_trees_images_in_the_given_order(
     workers: int, tree: ImageTree, pixels: torch.Tensor
 ) -> None:
     images = FolderImages(tree, SIZE, workers=workers)
@@ -76,54 +76,54 @@ def test_rows_are_the_trees_images_in_the_plans_order(
     assert images.image_shape == (3, SIZE, SIZE)
     # longer than a worker's piece and shorter, out of order, repeated, none at all
     generator = np.random.default_rng(1)
-    plan = [generator.integers(0, 300, count) for count in (100, 3, 32, 0, 33, 64, 1, 150)]
-    plan.append(np.array([0, 6, 7, 206, 207, 299, 299, 0]))
-    with images.read(iter(plan)) as batches:
-        for rows in plan:
+    row_batches = [generator.integers(0, 300, count) for count in (100, 3, 32, 0, 33, 64, 1, 150)]
+    row_batches.append(np.array([0, 6, 7, 206, 207, 299, 299, 0]))
+    with images.read(iter(row_batches)) as batches:
+        for rows in row_batches:
             assert torch.equal(next(batches), pixels[rows])
         assert next(batches, None) is None
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_an_endless_plan_is_the_samplers_sequence(
+def test_endless_rows_are_the_samplers_sequence(
     workers: int, tree: ImageTree, pixels: torch.Tensor
 ) -> None:
     starts = np.array([0, 7, 207])
     images = FolderImages(tree, SIZE, workers=workers)
 
-    def plan(sampler: ClassSampler) -> Iterator[np.ndarray]:
+    def draw_rows(sampler: ClassSampler) -> Iterator[np.ndarray]:
         while True:
             yield (sampler.draw([2, 0], 24) + starts[[2, 0], None]).ravel()
 
-    expected = plan(ClassSampler(images.class_sizes, 5))
-    with images.read(plan(ClassSampler(images.class_sizes, 5))) as batches:
+    expected = draw_rows(ClassSampler(images.class_sizes, 5))
+    with images.read(draw_rows(ClassSampler(images.class_sizes, 5))) as batches:
         for batch, rows in zip(itertools.islice(batches, 25), expected, strict=False):
             assert torch.equal(batch, pixels[rows])
 
 
-def test_a_short_plan_starts_no_process(tree: ImageTree, pixels: torch.Tensor) -> None:
-    before = children()
+def test_few_rows_start_no_process(tree: ImageTree, pixels: torch.Tensor) -> None:
+    before = find_children()
     with FolderImages(tree, SIZE, workers=2).read(iter([np.arange(256)])) as batches:
         assert torch.equal(next(batches), pixels[:256])
-        assert children() == before
+        assert find_children() == before
 
 
 def test_workers_decode_ahead_and_no_more_than_stated(tree: ImageTree) -> None:
-    asked = []
+    requested = []
 
-    def plan() -> Iterator[np.ndarray]:
+    def iterate_rows() -> Iterator[np.ndarray]:
         for rows in endless(64):
-            asked.append(len(rows))
+            requested.append(len(rows))
             yield rows
 
-    with FolderImages(tree, SIZE, workers=1).read(plan()) as batches:
+    with FolderImages(tree, SIZE, workers=1).read(iterate_rows()) as batches:
         next(batches)
         time.sleep(0.3)
-        # the 320 rows looked at to tell a short plan, the batch read, two pieces ahead
-        assert sum(asked) <= 320 + 64
+        # 320 rows to find out whether there are few in all, the batch read, two pieces ahead
+        assert sum(requested) <= 320 + 64
         for _ in range(20):
             next(batches)
-        assert 21 * 64 < sum(asked) <= 21 * 64 + 2 * 32 + 64
+        assert 21 * 64 < sum(requested) <= 21 * 64 + 2 * 32 + 64
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -140,15 +140,15 @@ def test_a_damaged_image_is_named(workers: int, damage: str, tmp_path: Path) -> 
     else:
         bad.unlink()
     message = f"^the image {bad} cannot be decoded"
-    plan = itertools.repeat(np.arange(300))
-    with images.read(plan) as batches, pytest.raises(DataError, match=message):
+    row_batches = itertools.repeat(np.arange(300))
+    with images.read(row_batches) as batches, pytest.raises(DataError, match=message):
         next(batches)
 
 
 def test_a_killed_worker_is_an_error_within_seconds(tree: ImageTree) -> None:
     with FolderImages(tree, SIZE, workers=2).read(endless()) as batches:
         next(batches)
-        for worker in multiprocessing_workers():
+        for worker in find_workers():
             os.kill(worker, signal.SIGKILL)
         start = time.monotonic()
         with pytest.raises(DataError, match=r"a process decoding images of .* ended .*--workers"):
@@ -156,7 +156,7 @@ def test_a_killed_worker_is_an_error_within_seconds(tree: ImageTree) -> None:
         assert time.monotonic() - start < 30
 
 
-def multiprocessing_workers() -> set[int]:
+def find_workers() -> set[int]:
     """Forks of the fork server."""
     server = multiprocessing.forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
     listed = Path(f"/proc/{server}/task/{server}/children").read_text().split()
@@ -173,15 +173,15 @@ def test_leaving_early_leaks_nothing(tree: ImageTree) -> None:
                 raise error
 
     leave(None)
-    before, files = children(), len(os.listdir("/proc/self/fd"))
+    before, files = find_children(), len(os.listdir("/proc/self/fd"))
     for number in range(20):
         if number % 2:
             with pytest.raises(KeyError):
                 leave(KeyError)
         else:
             leave(None)
-    assert not multiprocessing_workers()
-    assert children() <= before
+    assert not find_workers()
+    assert find_children() <= before
     assert len(os.listdir("/proc/self/fd")) <= files + 2
 
 
@@ -207,8 +207,8 @@ import signal
 import sys
 from pathlib import Path
 import numpy as np
-from m3d_fast.loaders.folder import FolderImages
-from m3d_fast.loaders.trees import folder_tree
+from m3d_fast.loaders.image_files.trees import folder_tree
+from m3d_fast.loaders.image_files.worker_images import FolderImages
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs
 print("started")
@@ -240,7 +240,7 @@ def start(arguments: list[str | Path]) -> "subprocess.Popen[str]":
 def test_ctrl_c_reaches_the_reader_alone_and_no_script_is_run_again(
     tree: ImageTree, pixels: torch.Tensor, tmp_path: Path
 ) -> None:
-    """Workers go on: the engine finishes its iteration and saves. The script has no main guard."""
+    """Workers continue: the engine finishes its iteration. The script has no main guard."""
     handled = SCRIPT.replace("signal.default_int_handler", "lambda *_: None")
     (tmp_path / "script.py").write_text(handled)
     process = start([tmp_path / "script.py", tree.folder, "60"])

@@ -21,7 +21,7 @@ def md5(path: Path) -> str:
 
 
 def old_pickle(entry: dict[str, object]) -> bytes:
-    """As the archives hold it: dtypes with the numbers 0 and 1 for False and True."""
+    """The archives' pickles: dtypes with the numbers 0 and 1 for False and True."""
     content = pickle.dumps(entry, protocol=2)
     return content.replace(b"\x89\x88\x87", b"K\x00K\x01\x87")
 
@@ -94,7 +94,7 @@ def test_cifars_inner_folder_may_be_the_root(cifar: Cifar) -> None:
 
 
 def pack(name: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Replace the unpacked files with the archive they would come in."""
+    """Replace the unpacked files with their archive."""
     source = SPLITS[name]
     folder = home / source.base_folder
     archive = home / source.filename
@@ -180,7 +180,7 @@ def test_svhns_pixels_and_labels_arrive(svhn: tuple[Path, np.ndarray, np.ndarray
     opened = open_dataset("svhn", home, "test")
     assert opened.class_names == tuple("0123456789")
     for digit in range(10):
-        # the file calls the digit 0 a ten
+        # the file labels the digit 0 as 10
         mine = pixels[..., labels == (digit or 10)].transpose(3, 2, 0, 1)
         assert torch.equal(opened.take(digit, range(PER_CLASS)), torch.from_numpy(mine.copy()))
 

@@ -18,8 +18,8 @@ from m3d_fast.loaders.image_files.trees import ImageTree
 from m3d_fast.loaders.image_files.worker_images import FolderImages
 from m3d_fast.loaders.readers.labelled import LabelledImages
 from m3d_fast.loaders.resources import spare_bytes
+from m3d_fast.loaders.streaming.prefetcher import Fill, Prefetcher
 from m3d_fast.loaders.streaming.resident import Resident
-from m3d_fast.loaders.streaming.ring import Fill, Ring
 from m3d_fast.loaders.streaming.streamed import StreamedImages
 from tests.helpers.betons import CLASS_SIZES, RAW
 
@@ -34,7 +34,7 @@ CYCLE = [[0, 2], [3, 1, 1], [2]]
 
 
 class Shelf:
-    """A back end over a tensor, which counts what is read and can be told to fail."""
+    """A back end over a tensor, which counts what is read and can be made to fail."""
 
     name = "shelf"
     class_names = ("ant", "bee", "cat", "dog")
@@ -61,11 +61,11 @@ class Shelf:
         yield fill
 
     @contextmanager
-    def read(self, plan: Iterator[np.ndarray]) -> Iterator[Iterator[torch.Tensor]]:
+    def read(self, row_batches: Iterator[np.ndarray]) -> Iterator[Iterator[torch.Tensor]]:
         self.reads += 1
         self.open += 1
-        ring = Ring(
-            plan,
+        prefetcher = Prefetcher(
+            row_batches,
             self._worker,
             SHAPE,
             source=self.source,
@@ -73,27 +73,29 @@ class Shelf:
             layout=self.layout,
         )
         try:
-            with ring as tensors:
-                handed_out: list[torch.Tensor] = []
-                yield (handed_out.append(tensor) or tensor for tensor in tensors)  # type: ignore[func-returns-value]
+            with prefetcher as tensors:
+                served: list[torch.Tensor] = []
+                yield (served.append(tensor) or tensor for tensor in tensors)  # type: ignore[func-returns-value]
         finally:
-            # what was handed out is not valid any more
-            for tensor in handed_out[-1:]:
+            # the last tensor is not valid any more
+            for tensor in served[-1:]:
                 tensor.zero_()
             self.open -= 1
 
 
-def streamed(shelf: Shelf | None = None, cache: str = "none", **more: object) -> StreamedImages:
+def open_streamed(
+    shelf: Shelf | None = None, cache: str = "none", **more: object
+) -> StreamedImages:
     return StreamedImages(shelf or Shelf(), cache=cache, seed=5, **STATISTICS, **more)  # type: ignore[arg-type]
 
 
-def in_memory() -> MemoryImages:
+def open_in_memory() -> MemoryImages:
     labels = np.repeat(np.arange(4), SIZES)
     data = LabelledImages(IMAGES, labels, Shelf.class_names, "the test")
     return MemoryImages(data, seed=5, **STATISTICS)
 
 
-def room_for(images: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def limit_memory(images: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "m3d_fast.loaders.streaming.resident.spare_bytes", lambda device: images * IMAGE_BYTES
     )
@@ -109,16 +111,16 @@ def shelf(request: pytest.FixtureRequest) -> Shelf:
 def real(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, shelf: Shelf
 ) -> StreamedImages:
-    """The same images from every source there is."""
+    """The same images from every kind of source."""
     if request.param == "streamed":
-        return streamed(shelf)
+        return open_streamed(shelf)
     if request.param == "kept":
-        return streamed(shelf, cache="device")
-    room_for(9, monkeypatch)
-    images = streamed(shelf, cache="auto", classes=[1, 0, 2])
+        return open_streamed(shelf, cache="device")
+    limit_memory(9, monkeypatch)
+    images = open_streamed(shelf, cache="auto", classes=[1, 0, 2])
     assert images._reader._resident is not None
-    assert images._reader._resident.holds.tolist() == [True, True, False, False]
-    # as if the device were another than RAM: what is kept is gathered by threads
+    assert images._reader._resident.classes.tolist() == [True, True, False, False]
+    # as if the device were not RAM: kept images are gathered by threads
     images._reader._in_ram = request.param == "kept elsewhere"
     return images
 
@@ -143,7 +145,7 @@ def test_it_says_what_it_holds(real: StreamedImages) -> None:
 
 
 def test_batch_and_batches_are_what_memory_images_serve(real: StreamedImages) -> None:
-    expected = in_memory()
+    expected = open_in_memory()
     for classes in ([2, 0], [1, 3, 1]):
         assert torch.equal(real.batch(classes, 3), expected.batch(classes, 3))
     with real.batches(CYCLE, 4) as stream:
@@ -160,7 +162,7 @@ def same_state(one: StreamedImages, other: object) -> bool:
 
 
 def test_take_draws_nothing(real: StreamedImages) -> None:
-    expected = in_memory()
+    expected = open_in_memory()
     assert torch.equal(real.take(2, [7, 0, 7]), expected.take(2, [7, 0, 7]))
     assert torch.equal(real.take(0, torch.tensor([4])), expected.take(0, [4]))
     assert real.take(1, []).shape == (0, *SHAPE)
@@ -174,7 +176,7 @@ def test_take_draws_nothing(real: StreamedImages) -> None:
 @pytest.mark.parametrize("batch_size", [1, 4, 17, 100])
 def test_ordered_gives_every_image_once_by_class(real: StreamedImages, batch_size: int) -> None:
     pieces = list(real.ordered(batch_size))
-    expected = list(in_memory().ordered(batch_size))
+    expected = list(open_in_memory().ordered(batch_size))
     assert len(pieces) == len(expected)
     for (images, labels), (expected_images, expected_labels) in zip(pieces, expected, strict=True):
         assert torch.equal(images, expected_images)
@@ -185,22 +187,22 @@ def test_ordered_gives_every_image_once_by_class(real: StreamedImages, batch_siz
 
 
 def test_resumed_equals_uninterrupted_at_any_point(real: StreamedImages) -> None:
-    for handed_out in (0, 1, 4):
+    for served in (0, 1, 4):
         with real.batches(CYCLE, 3) as stream:
-            for _ in range(handed_out):
+            for _ in range(served):
                 next(stream)
             state = real.state_dict()
             following = next(stream).clone()
-        resumed = streamed()
+        resumed = open_streamed()
         resumed.load_state_dict(state)
-        place = handed_out % len(CYCLE)
-        with resumed.batches(CYCLE[place:] + CYCLE[:place], 3) as stream:
+        start = served % len(CYCLE)
+        with resumed.batches(CYCLE[start:] + CYCLE[:start], 3) as stream:
             assert torch.equal(next(stream), following)
 
 
-def test_state_counts_what_was_handed_out_not_what_was_read_ahead() -> None:
+def test_state_counts_what_was_served_not_what_was_read_ahead() -> None:
     shelf = Shelf()
-    real = streamed(shelf)
+    real = open_streamed(shelf)
     with real.batches([[0, 1]], 2) as stream:
         assert real.state_dict()["positions"].tolist() == [0, 0, 0, 0]
         next(stream)
@@ -239,13 +241,13 @@ def test_drawing_within_batches_is_refused(real: StreamedImages) -> None:
 def test_wrong_batches_are_refused_at_once(
     cycle: list[list[int]], per_class: int, message: str
 ) -> None:
-    with pytest.raises(DataError, match=message), streamed().batches(cycle, per_class):
+    with pytest.raises(DataError, match=message), open_streamed().batches(cycle, per_class):
         pass
 
 
 def test_an_error_while_reading_ahead_is_raised_and_nothing_counted() -> None:
     shelf = Shelf()
-    real = streamed(shelf)
+    real = open_streamed(shelf)
     shelf.bad_row = 6  # in class 1
     threads = threading.active_count()
     with pytest.raises(DataError, match="row 6 is bad"), real.batches([[0], [1]], 3) as stream:
@@ -260,7 +262,7 @@ def test_an_error_while_reading_ahead_is_raised_and_nothing_counted() -> None:
 
 def test_what_is_kept_is_read_once_and_in_order() -> None:
     shelf = Shelf(workers=1)
-    real = streamed(shelf, cache="device")
+    real = open_streamed(shelf, cache="device")
     assert shelf.read_rows == list(range(17))
     threads = threading.active_count()
     with real.batches(CYCLE, 4) as stream:
@@ -272,9 +274,9 @@ def test_what_is_kept_is_read_once_and_in_order() -> None:
 
 
 def test_only_what_is_not_kept_is_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
-    room_for(9, monkeypatch)
+    limit_memory(9, monkeypatch)
     shelf = Shelf(workers=1)
-    real = streamed(shelf, cache="auto", classes=[1, 0, 2])
+    real = open_streamed(shelf, cache="auto", classes=[1, 0, 2])
     assert sorted(shelf.read_rows) == list(range(8))
     shelf.read_rows.clear()
     real.batch([1, 0], 5)
@@ -285,7 +287,7 @@ def test_only_what_is_not_kept_is_streamed(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize(
-    ("cache", "room", "classes", "line"),
+    ("cache", "fitting", "classes", "line"),
     [
         (
             "auto",
@@ -313,15 +315,15 @@ def test_only_what_is_not_kept_is_streamed(monkeypatch: pytest.MonkeyPatch) -> N
 )
 def test_one_line_says_what_is_where(
     cache: str,
-    room: int,
+    fitting: int,
     classes: list[int] | None,
     line: str,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    room_for(room, monkeypatch)
+    limit_memory(fitting, monkeypatch)
     with caplog.at_level(logging.INFO, logger="m3d_fast"):
-        streamed(cache=cache, classes=classes)
+        open_streamed(cache=cache, classes=classes)
     assert caplog.messages == [f"the test: {line}"]
 
 
@@ -329,45 +331,48 @@ def test_filling_says_how_far_it_is(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("m3d_fast.loaders.streaming.resident._PIECE_BYTES", 7 * IMAGE_BYTES)
-    monkeypatch.setattr("m3d_fast.loaders.streaming.resident._LINE_SECONDS", 0.0)
+    monkeypatch.setattr("m3d_fast.common.progress.PLAIN_SECONDS", 0.0)
     with caplog.at_level(logging.INFO, logger="m3d_fast"):
-        real = streamed(cache="device")
+        real = open_streamed(cache="device")
     assert [m.split(",")[0] for m in caplog.messages[1:]] == [
-        "kept 7 of 17 images",
-        "kept 14 of 17 images",
-        "kept 17 of 17 images",
+        "reading the test 7/17",
+        "reading the test 14/17",
+        "reading the test 17/17",
     ]
     assert torch.equal(torch.cat([images for images, _ in real.ordered(5)]), IMAGES)
 
 
 @pytest.mark.parametrize("cache", ["device", "host"])
 def test_a_cache_that_does_not_fit_is_refused(cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "m3d_fast.loaders.streaming.resident.free_bytes", lambda device: 17 * 48 - 1
-    )
-    message = rf"the cache '{cache}' needs 0\.00 GB on cpu .* 0\.00 GB are free: take 'auto'"
+    monkeypatch.setattr("m3d_fast.loaders.resources.free_bytes", lambda device: 17 * 48 - 1)
+    sizes = r"0\.00 GB on cpu, 0\.00 GB are free"
+    message = rf"the cache '{cache}' of the test at 4 px needs {sizes}: take 'auto'"
     shelf = Shelf()
     with pytest.raises(DataError, match=message):
-        streamed(shelf, cache=cache)
+        open_streamed(shelf, cache=cache)
     assert shelf.reads == 0
-    streamed(shelf, cache=cache, classes=[0, 1, 2])
+    open_streamed(shelf, cache=cache, classes=[0, 1, 2])
 
 
 def test_wrong_arguments_are_refused() -> None:
-    with pytest.raises(DataError, match="the cache is auto, device, host, none, got 'gpu'"):
-        streamed(cache="gpu")
+    with pytest.raises(
+        DataError, match="cache: 'gpu' is not known; known: auto, device, host, none"
+    ):
+        open_streamed(cache="gpu")
     with pytest.raises(DataError, match="class 4 does not exist"):
-        streamed(cache="auto", classes=[4])
+        open_streamed(cache="auto", classes=[4])
     with pytest.raises(DataError, match="one number for each of 3 channels, got 1 and 3"):
         StreamedImages(Shelf(), mean=(0.5,), std=(0.2, 0.2, 0.2))
 
 
-def test_the_roomier_place_is_taken_the_device_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    from m3d_fast.loaders.streaming.resident import _best
+def test_the_memory_with_more_classes_is_chosen_the_device_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from m3d_fast.loaders.streaming.resident import _choose_memory
 
     gpu, host = torch.device("cuda"), torch.device("cpu")
-    room = {gpu: 0, host: 0}
-    monkeypatch.setattr("m3d_fast.loaders.streaming.resident.spare_bytes", room.__getitem__)
+    spare = {gpu: 0, host: 0}
+    monkeypatch.setattr("m3d_fast.loaders.streaming.resident.spare_bytes", spare.__getitem__)
     for on_gpu, in_ram, expected in (
         (30, 99, (gpu, 3)),
         (29, 99, (host, 3)),
@@ -375,8 +380,8 @@ def test_the_roomier_place_is_taken_the_device_first(monkeypatch: pytest.MonkeyP
         (9, 20, (host, 2)),
         (0, 0, (gpu, 0)),
     ):
-        room.update({gpu: on_gpu, host: in_ram})
-        assert _best([gpu, host], [10, 10, 10]) == expected
+        spare.update({gpu: on_gpu, host: in_ram})
+        assert _choose_memory([gpu, host], [10, 10, 10]) == expected
 
 
 def test_half_of_the_memory_stays_free(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -413,10 +418,10 @@ def test_a_containers_limit_counts(
     assert free_bytes(torch.device("cpu")) > 450000
 
 
-def test_gathering_from_ram_uses_the_places(monkeypatch: pytest.MonkeyPatch) -> None:
-    places = np.full(6, -1, np.int32)
-    places[[4, 2]] = [0, 1]
-    resident = Resident(IMAGES[:2], places, np.array([True]))
+def test_gathering_from_ram_uses_the_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = np.full(6, -1, np.int32)
+    index[[4, 2]] = [0, 1]
+    resident = Resident(IMAGES[:2], index, np.array([True]))
     with resident.read(iter([np.array([2, 4, 4]), np.array([2])])) as tensors:
         assert torch.equal(next(tensors), IMAGES[[1, 0, 0]])
         assert torch.equal(next(tensors), IMAGES[[1]])
@@ -429,6 +434,7 @@ def test_every_back_end_serves_the_same(
     from PIL import Image
 
     from m3d_fast.loaders.ffcv.images import FfcvImages
+    from m3d_fast.loaders.ffcv.packed_file import open_packed
 
     ends = np.cumsum(CLASS_SIZES)
     files: dict[str, list[Path]] = {f"class{index}": [] for index in range(len(CLASS_SIZES))}
@@ -438,7 +444,7 @@ def test_every_back_end_serves_the_same(
         Image.fromarray(image).save(path)
         files[name].append(path)
     folder = FolderImages(ImageTree(tmp_path, files), 16, workers=workers)
-    packed = FfcvImages(betons["raw"], workers=workers)
+    packed = FfcvImages(open_packed(betons["raw"]), workers=workers)
     one, other = (
         StreamedImages(back_end, cache="none", seed=3, **STATISTICS)  # type: ignore[arg-type]
         for back_end in (folder, packed)
@@ -459,11 +465,11 @@ def test_on_a_gpu(place: str, kept: int, monkeypatch: pytest.MonkeyPatch) -> Non
         "m3d_fast.loaders.streaming.resident.spare_bytes",
         lambda device: kept * IMAGE_BYTES if device.type == place else 0,
     )
-    real = streamed(cache="auto", device="cuda")
-    expected = in_memory()
+    real = open_streamed(cache="auto", device="cuda")
+    expected = open_in_memory()
     with real.batches(CYCLE, 300) as stream:
         for classes in itertools.islice(itertools.cycle(CYCLE), 30):
-            # work that is still queued when the next batch is asked for
+            # work that is still queued when the next batch is requested
             images = next(stream)
             total = images.double()
             for _ in range(20):
