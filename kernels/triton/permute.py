@@ -43,13 +43,18 @@ def compute_permuted_mmd2(call: Call, members: Tensor) -> Tensor:
         members: ``(B, N + M)``, bool, contiguous: whether a row of ``[x; y]`` belongs to the first
             sample; N do in every permutation.
     """
+    _, n, m, _ = call.samples.sizes
+    # the smaller sample is indicated: the sum within the other one is a difference of large sums,
+    # whose rounding would show after division by the few pairs of the smaller sample
+    indicated, rest = (1, 0) if n > m else (0, 1)
+    members = members.logical_not() if n > m else members
     stacked = stack_samples(call)
     scalars = compute_scalars(call, stacked.squares)
     within, touching, everything = _sum_permutations(call, stacked, scalars, members)
-    within_x, between = within, touching - within
-    within_y = everything - 2 * touching + within
+    between = touching - within
+    within_rest = everything - 2 * touching + within
     pairs = scalars.pairs[0]
-    return within_x / pairs[0] + within_y / pairs[1] - 2 * between / pairs[2]
+    return within / pairs[indicated] + within_rest / pairs[rest] - 2 * between / pairs[2]
 
 
 def _sum_permutations(
