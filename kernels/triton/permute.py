@@ -1,4 +1,4 @@
-"""Launches the permute family: MMD^2 of many permutations of the same rows."""
+"""Launcher of the permute family: MMD^2 of many permutations of the same rows."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Launches the pre-pass: centred points, their squared norms, scalars per batch element."""
+"""Launcher of the pre-pass: centred points, their squared norms, scalars per batch element."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Launches the small family: value and gradient of few rows, one program per block of them."""
+"""Launcher of the small family: value and gradient of few rows, one program per block of them."""
 
 from typing import Any, NamedTuple
 
@@ -88,8 +88,8 @@ def plan_launches(call: Call) -> list[Launch] | None:
     """List the launches; None if a sample has more rows than any tile."""
     plans = []
     # the first launch computes the bandwidth: for y, whose gradient is the usual one
-    for own, wanted in ((1, call.problem.grad_y), (0, call.problem.grad_x)):
-        if wanted:
+    for own, requested in ((1, call.problem.grad_y), (0, call.problem.grad_x)):
+        if requested:
             plans.append(_plan_launch(own, True, call))
     assert plans, "a gradient: the value family computes values alone"
     if call.problem.value and len(plans) == 1:

@@ -1,4 +1,4 @@
-"""Launches the split family: columns split over programs, for few batch elements."""
+"""Launcher of the split family: columns split over programs, for few batch elements."""
 
 from typing import Any, NamedTuple
 
@@ -105,8 +105,8 @@ def run(call: Call) -> Result:
     totals = _launch_weights(call, rows, partition, workspace, config)
     value = totals.sum(-1).to(float32) if problem.value else None
     grad_x, grad_y = (
-        _launch_gradient(call, rows, partition, workspace, own) if wanted else None
-        for own, wanted in enumerate((problem.grad_x, problem.grad_y))
+        _launch_gradient(call, rows, partition, workspace, own) if requested else None
+        for own, requested in enumerate((problem.grad_x, problem.grad_y))
     )
     return Result(value, grad_x, grad_y)
 

@@ -1,4 +1,4 @@
-"""Launches the stream family: rows stay on chip while all rows are read, for few columns."""
+"""Launcher of the stream family: rows stay on chip while all rows are read, for few columns."""
 
 from typing import Any
 

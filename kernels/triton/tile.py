@@ -1,4 +1,4 @@
-"""Launches the tile family: weights of all pairs, then their product with the points."""
+"""Launcher of the tile family: weights of all pairs, then their product with the points."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -187,8 +187,8 @@ def run(call: Call) -> Result:
     within: list[Tensor | None] = [None, None]
     between: Tensor | None = None
     gradients: list[Tensor | None] = [None, None]
-    for own, wanted in enumerate((call.problem.grad_x, call.problem.grad_y)):
-        if wanted:
+    for own, requested in enumerate((call.problem.grad_x, call.problem.grad_y)):
+        if requested:
             gradients[own], sums = _compute_gradient(call, stacked, scalars, own)
             within[own], between = sums
     if not call.problem.value:

@@ -1,4 +1,4 @@
-"""Launches the value family: sums of k per tile, and MMD^2 from them."""
+"""Launcher of the value family: sums of k per tile, and MMD^2 from them."""
 
 from typing import Any, NamedTuple
 
@@ -51,6 +51,17 @@ class TileSample(NamedTuple):
     squares: Tensor  # (C, rows): squared norms; not read for a polynomial
     number: int  # 0: x, 1: y
 
+    def bind(self, name: str) -> dict[str, Any]:
+        """Arguments of a kernel that calls this sample ``name``."""
+        return {
+            f"{name}_ptr": self.points,
+            f"{name}_squares_ptr": self.squares,
+            f"{name}_class_stride": self.points.stride(0),
+            f"{name}_row_stride": self.points.stride(1),
+            f"{name}_squares_step": self.squares.stride(0),
+            f"{name}_sample": self.number,
+        }
+
 
 def split_stacked(stacked: Stacked, n: int) -> tuple[TileSample, TileSample]:
     """Split stacked rows into x, the first ``n``, and y."""
@@ -79,27 +90,17 @@ def sum_tiles(call: Call, a: TileSample, b: TileSample | None, scalars: BatchSca
     tiles = _count_tiles(row_blocks, column_blocks, group, same)
     partial = empty((classes, tiles), float32, a.points.device)
     mmd2_value_sums_kernel[(classes * tiles,)](
-        a_ptr=a.points,
-        b_ptr=b.points,
-        a_squares_ptr=a.squares,
-        b_squares_ptr=b.squares,
         inverse_bandwidth_ptr=scalars.inverse_bandwidth,
         counts_ptr=scalars.counts,
         partial_ptr=partial,
         A=rows,
         B=b.points.shape[1],
         D=d,
-        a_class_stride=a.points.stride(0),
-        a_row_stride=a.points.stride(1),
-        b_class_stride=b.points.stride(0),
-        b_row_stride=b.points.stride(1),
-        a_squares_step=a.squares.stride(0),
-        b_squares_step=b.squares.stride(0),
-        a_sample=a.number,
-        b_sample=b.number,
         tiles=tiles,
         SAME=same,
         GROUP=group,
+        **a.bind("a"),
+        **b.bind("b"),
         **call.bind_function(),
         **config.blocks,
         **config.options,

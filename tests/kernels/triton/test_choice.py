@@ -33,7 +33,7 @@ def problem(**changes) -> Problem:
 def test_some_family_serves_everything():
     kinds = itertools.product((1, 100), (1, 5000), (1, 5000), (1, 33, 100_000), (0, 1), (0, 1))
     for classes, n, m, d, grad_x, grad_y in kinds:
-        asked = problem(
+        case = problem(
             classes=classes,
             rows_x=n,
             rows_y=m,
@@ -41,12 +41,12 @@ def test_some_family_serves_everything():
             grad_x=bool(grad_x),
             grad_y=bool(grad_y),
         )
-        assert choose_family(asked) in dispatch.LAUNCHERS
+        assert choose_family(case) in dispatch.LAUNCHERS
 
 
 def test_the_value_alone_needs_no_matrix():
-    asked = problem(rows_x=50_000, rows_y=50_000, columns=1024, grad_y=False)
-    assert choose_family(asked) == "value"
+    case = problem(rows_x=50_000, rows_y=50_000, columns=1024, grad_y=False)
+    assert choose_family(case) == "value"
 
 
 # classes, rows of x and of y, columns, and the family on either side of every limit
@@ -95,16 +95,18 @@ def test_precisions_are_multiplied_as_documented(precision, columns, expected):
 
 
 # the others multiply nothing, or are chosen by the size of the samples
-BY_CHIP = [
+BY_ARCHITECTURE = [
     own for own in dispatch.CONFIGS if own.input_precision != "none" and "small" not in own.name
 ]
 
 
 @pytest.mark.parametrize(
-    "own", BY_CHIP, ids=lambda own: f"{own.name}-{own.input_precision}-{own.architectures[0]}"
+    "own",
+    BY_ARCHITECTURE,
+    ids=lambda own: f"{own.name}-{own.input_precision}-{own.architectures[0]}",
 )
-def test_every_chip_gets_the_newest_tiles_it_can_run(own):
-    """So every shipped configuration is used by the first chip it is listed for."""
+def test_every_architecture_gets_the_newest_tiles_it_can_run(own):
+    """So the first architecture that a configuration lists uses it."""
     kind = own.kernel, own.input_precision
     assert find_config(dispatch.CONFIGS, *kind, min(own.architectures)) == own
     others = [c for c in dispatch.CONFIGS if (c.kernel, c.input_precision) == kind]
@@ -124,7 +126,9 @@ GENERIC_KERNELS = [
 @pytest.mark.parametrize("precision", ["highest", "high", "medium"])
 @pytest.mark.parametrize("columns", [8, 512])
 @pytest.mark.parametrize("architecture", [80, 86, 89, 90, 100, 120])
-def test_generic_kernels_have_tiles_for_every_chip(kernel, precision, columns, architecture):
+def test_generic_kernels_have_tiles_for_every_architecture(
+    kernel, precision, columns, architecture
+):
     input_precision = choose_input_precision(precision, columns)
     found = find_config(dispatch.CONFIGS, kernel, input_precision, architecture)
     assert found.kernel is kernel
