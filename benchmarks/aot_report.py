@@ -1,16 +1,15 @@
-"""Compile every shipped configuration for sm_80 and sm_90, without a GPU, and say what came out.
+"""Compile every configuration of the kernels for sm_80 and sm_90, without a GPU, and report on it.
 
     python benchmarks/aot_report.py [--write]
 
-Prints a table; ``--write`` puts it into ``results/aot.md`` beside this file. Exit status 1 if a
-configuration spills registers, asks for more shared memory than the chip has, or lacks the
-tensor-core instructions that the table promises. Results are kept in ``.cache/aot``, by source,
+Prints a table; ``--write`` also writes it to ``results/aot.md`` beside this file. Exit status 1 if
+a configuration spills registers, needs more shared memory than the GPU has, or lacks the
+tensor-core instructions that its table lists. Results are cached in ``.cache/aot`` by source,
 configuration and version, so that only what changed is compiled again.
 """
 
 import argparse
 import hashlib
-import importlib
 import json
 import os
 import re
@@ -18,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,23 +31,57 @@ from triton.compiler import ASTSource
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from m3d_fast.kernels.triton.configs import CONFIGS, VARIANTS, Config  # noqa: E402
+from m3d_fast.kernels.triton import value  # noqa: E402
+from m3d_fast.kernels.triton.configs import Config  # noqa: E402
+from m3d_fast.kernels.triton.dispatch import CONFIGS  # noqa: E402
 
-SHARED_MEMORY = {80: 166912, 90: 232448}  # bytes a block may have
+SHARED_MEMORY = {80: 166912, 90: 232448}  # bytes that a program may have
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 CACHE = ROOT / ".cache/aot"
-# what a configuration is compiled with unless it says otherwise
+# constexprs, unless a configuration has others
 CONSTANTS = {
     "KERNEL": "gaussian",
     "ORDER": 5,
     "UNBIASED": False,
     "VALUE": True,
+    "VALUE_TERMS": "all",
     "INTERPRET": False,
     "OWN": 1,
     "SAME": True,
+    "GROUP": value.GROUP,
+    "CENTRE": True,
+    "MEAN_BANDWIDTH": True,
+    "HAS_BANDWIDTH": False,
+    "HAS_LENGTHS": True,
     "HAS_X_LENGTHS": True,
     "HAS_Y_LENGTHS": True,
+    "HAS_OTHER_LENGTHS": True,
+    "HAS_OWN_LENGTHS": True,
 }
+# pointers that are not to float32, unless a configuration has others
+POINTERS = {
+    "pairs_ptr": "fp64",
+    "totals_ptr": "fp64",
+    "counts_ptr": "i32",
+    "lengths_ptr": "i64",
+    "x_lengths_ptr": "i64",
+    "y_lengths_ptr": "i64",
+    "other_lengths_ptr": "i64",
+    "own_lengths_ptr": "i64",
+    "members_ptr": "u8",
+    "within_ptr": "fp64",
+    "touching_ptr": "fp64",
+    "all_ptr": "fp64",
+}
+# a polynomial reads the samples themselves, in their own type
+VARIANTS = tuple(
+    replace(
+        value.CONFIGS[-1],
+        constants={"KERNEL": "polynomial", "ORDER": 3},
+        pointers={"a_ptr": dtype, "b_ptr": dtype},
+    )
+    for dtype in ("fp16", "bf16")
+)
 
 
 @dataclass(frozen=True)
@@ -56,8 +89,7 @@ class Compiled:
     """One configuration on one architecture."""
 
     kernel: str
-    function: str
-    products: str
+    input_precision: str
     blocks: str
     warps: int
     stages: int
@@ -70,7 +102,7 @@ class Compiled:
 
     @property
     def faults(self) -> list[str]:
-        """What is wrong with it."""
+        """Reasons for exit status 1."""
         found = []
         if self.stack:
             found.append(f"spills {self.stack} bytes")
@@ -81,23 +113,24 @@ class Compiled:
         return found
 
 
-def _kernel(config: Config) -> Any:
-    module, function = config.kernel.split(".")
-    return getattr(importlib.import_module(f"m3d_fast.kernels.triton.jit.{module}"), function)
+def _describe_source(config: Config, *, ones: bool = False) -> ASTSource:
+    """Describe what to compile, by the names of the kernel's arguments.
 
-
-def _source(config: Config, *, ones: bool = False) -> ASTSource:
-    """What to compile; ``ones`` makes every integer the constant that Triton makes of a one."""
-    kernel = _kernel(config)
-    given = {**CONSTANTS, "PRECISION": config.products, **config.blocks, **config.constants}
-    parameters = ("fp32",) * (2 if given["KERNEL"] == "polynomial" else 1)
+    ``*_ptr`` is a pointer, ``parameters`` a tuple of one float for a Gaussian and two for a
+    polynomial, ``D`` and ``*_stride`` integers divisible by 16, the rest integers. ``ones`` makes
+    each integer the constant that Triton makes of a one.
+    """
+    values = {**CONSTANTS, "INPUT_PRECISION": config.input_precision}
+    values |= {**config.blocks, **config.constants}
+    pointers = {**POINTERS, **config.pointers}
+    parameters = ("fp32",) * (2 if values["KERNEL"] == "polynomial" else 1)
     signature: dict[str, Any] = {}
     aligned, constants = {}, {}
-    for at, parameter in enumerate(kernel.params):
+    for position, parameter in enumerate(config.kernel.params):
         name = parameter.name
         if parameter.is_constexpr:
             signature[name] = "constexpr"
-            constants[name] = given[name]
+            constants[name] = values[name]
         elif ones and not name.endswith("_ptr") and name != "parameters":
             signature[name] = "constexpr"
             constants[name] = 1
@@ -105,19 +138,15 @@ def _source(config: Config, *, ones: bool = False) -> ASTSource:
             signature[name] = parameters
         else:
             pointer = name.endswith("_ptr")
-            signature[name] = f"*{config.pointers.get(name, 'fp32')}" if pointer else "i32"
+            signature[name] = f"*{pointers.get(name, 'fp32')}" if pointer else "i32"
             if pointer or name.endswith("_stride") or name == "D":
-                aligned[(at,)] = [["tt.divisibility", 16]]
-    return ASTSource(kernel, signature=signature, constexprs=constants, attrs=aligned)
-
-
-def _options(config: Config) -> dict[str, Any]:
-    return {"num_warps": config.warps, "num_stages": config.stages, "enable_fp_fusion": True}
+                aligned[(position,)] = [["tt.divisibility", 16]]
+    return ASTSource(config.kernel, signature=signature, constexprs=constants, attrs=aligned)
 
 
 def _compile(config: Config, architecture: int) -> Compiled:
     target = GPUTarget("cuda", architecture, 32)
-    binary = triton.compile(_source(config), target=target, options=_options(config))
+    binary = triton.compile(_describe_source(config), target=target, options=config.options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary.asm["cubin"])
         file.flush()
@@ -125,8 +154,8 @@ def _compile(config: Config, architecture: int) -> Compiled:
         usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     registers, stack = (int(re.search(rf"{key}:(\d+)", usage)[1]) for key in ("REG", "STACK"))
     return Compiled(
-        *config.kernel.split("."),
-        products=config.products,
+        kernel=config.name,
+        input_precision=config.input_precision,
         blocks="x".join(str(size) for size in config.blocks.values()),
         warps=config.warps,
         stages=config.stages,
@@ -134,43 +163,43 @@ def _compile(config: Config, architecture: int) -> Compiled:
         registers=registers,
         stack=stack,
         shared=binary.metadata.shared,
-        tensor_cores=_tensor_cores(binary.asm["ptx"]),
+        tensor_cores=_find_tensor_cores(binary.asm["ptx"]),
         expected=config.tensor_cores,
     )
 
 
 def check_sizes_of_one() -> None:
-    """Compile each kernel once with all its integers one: a constant has no methods."""
-    for config in {config.kernel: config for config in CONFIGS}.values():
-        file = CACHE / f"{_key(config, 0)}.ones"
+    """Compile each kernel once with all integers one: Triton makes constants of them."""
+    for config in {config.name: config for config in CONFIGS}.values():
+        file = CACHE / f"{_compute_key(config, 0)}.ones"
         if not file.exists():
             triton.compile(
-                _source(config, ones=True),
+                _describe_source(config, ones=True),
                 target=GPUTarget("cuda", 90, 32),
-                options=_options(config),
+                options=config.options,
             )
             file.parent.mkdir(parents=True, exist_ok=True)
             file.touch()
 
 
-def _tensor_cores(ptx: str) -> str:
+def _find_tensor_cores(ptx: str) -> str:
     if "wgmma.mma_async" in ptx:
         return "wgmma"
     return "mma" if "mma.sync" in ptx else "none"
 
 
-def _key(config: Config, architecture: int) -> str:
+def _compute_key(config: Config, architecture: int) -> str:
     # cache_key covers the source of the helpers a kernel calls
-    material = [_kernel(config).cache_key, repr(config), str(architecture), triton.__version__]
+    material = [config.kernel.cache_key, repr(config), str(architecture), triton.__version__]
     material.append(Path(__file__).read_text())
     return hashlib.sha256("\n".join(material).encode()).hexdigest()[:32]
 
 
-def compiled(configs: tuple[Config, ...] = CONFIGS + VARIANTS) -> Iterator[Compiled]:
-    """Every configuration on each of its architectures, from the cache where it can be."""
+def compile_all(configs: tuple[Config, ...] = CONFIGS + VARIANTS) -> Iterator[Compiled]:
+    """Compile every configuration for each of its architectures, or read it from the cache."""
     for config in configs:
         for architecture in config.architectures:
-            file = CACHE / f"{_key(config, architecture)}.json"
+            file = CACHE / f"{_compute_key(config, architecture)}.json"
             if not file.exists():
                 result = _compile(config, architecture)
                 file.parent.mkdir(parents=True, exist_ok=True)
@@ -180,18 +209,18 @@ def compiled(configs: tuple[Config, ...] = CONFIGS + VARIANTS) -> Iterator[Compi
             yield Compiled(**json.loads(file.read_text()))
 
 
-def table(rows: list[Compiled]) -> str:
-    """Markdown."""
+def format_table(rows: list[Compiled]) -> str:
+    """Format a Markdown table."""
     lines = [
-        f"Compiled by triton {triton.__version__}, without a GPU. Shared memory in bytes; a block"
+        f"Compiled by triton {triton.__version__}, without a GPU. Shared memory in bytes; a program"
         f" may have {SHARED_MEMORY[80]} on sm_80 and {SHARED_MEMORY[90]} on sm_90.",
         "",
-        "| kernel | products | blocks | warps, stages | sm | registers | stack | shared"
+        "| kernel | input precision | blocks | warps, stages | sm | registers | stack | shared"
         " | tensor cores | faults |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {row.kernel}.{row.function} | {row.products} | {row.blocks} | {row.warps}, {row.stages}"
+        f"| {row.kernel} | {row.input_precision} | {row.blocks} | {row.warps}, {row.stages}"
         f" | {row.architecture} | {row.registers} | {row.stack} | {row.shared}"
         f" | {row.tensor_cores} | {'; '.join(row.faults) or 'none'} |"
         for row in rows
@@ -203,9 +232,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help="write results/aot.md")
     write = parser.parse_args().write
-    rows = list(compiled())
+    rows = list(compile_all())
     check_sizes_of_one()
-    text = table(rows)
+    text = format_table(rows)
     print(text)
     if write:
         file = Path(__file__).parent / "results/aot.md"

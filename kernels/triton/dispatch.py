@@ -1,4 +1,4 @@
-"""The op on a CUDA device: which family serves it, and the torch path where none can."""
+"""The op on a CUDA device: whether Triton serves a call, and by which kernel family."""
 
 import logging
 from collections.abc import Callable
@@ -9,26 +9,36 @@ import torch
 from torch import Tensor
 
 from ..arguments import OpArguments
-from . import permute, small, split, stream, tile, value
-from .call import Call, Result, Samples
-from .encode import encode, interpreting
-from .families import Problem, choose
+from ..reference import Result
+from . import permute, prepass, small, split, stream, tile, value
+from .call import Call, Samples, encode_kernel_function, is_interpreted
+from .configs import Config
+from .families import Problem, choose_family
 
-Outputs = tuple[Tensor, Tensor, Tensor]  # value, grad_x, grad_y; empty where not asked for
+Outputs = tuple[Tensor, Tensor, Tensor]  # value, grad_x, grad_y; empty where not requested
 
-FAMILIES: dict[str, Callable[[Call], Result]] = {
+LAUNCHERS: dict[str, Callable[[Call], Result]] = {
     "small": small.run,
     "split": split.run,
     "stream": stream.run,
     "tile": tile.run,
     "value": value.run,
 }
-OLDEST = 80  # compute capability times ten: bfloat16 and asynchronous copies
+CONFIGS: tuple[Config, ...] = (
+    *prepass.CONFIGS,
+    *tile.CONFIGS,
+    *value.CONFIGS,
+    *permute.CONFIGS,
+    *small.CONFIGS,
+    *split.CONFIGS,
+    *stream.CONFIGS,
+)
+OLDEST_ARCHITECTURE = 80  # compute capability times ten: bfloat16 and asynchronous copies
 
 
 @cache
-def architecture(device: torch.device) -> int:
-    """Compute capability times ten; the interpreter stands for the newest we compile for."""
+def read_architecture(device: torch.device) -> int:
+    """Compute capability times ten; the interpreter counts as the newest we compile for."""
     if device.type != "cuda":
         return 90
     major, minor = torch.cuda.get_device_capability(device)
@@ -36,14 +46,14 @@ def architecture(device: torch.device) -> int:
 
 
 @cache
-def refused(device: torch.device) -> str | None:
-    """Why Triton cannot serve a device, logged once; None if it can."""
+def explain_refusal(device: torch.device) -> str | None:
+    """Say why Triton cannot serve a device, and log it once; None if it can."""
     reason = None
-    if device.type != "cuda" and not interpreting():
+    if device.type != "cuda" and not is_interpreted():
         reason = f"{device} is not a CUDA device"
     elif torch.version.hip:
         reason = "the kernels are for CUDA, not for ROCm"
-    elif architecture(device) < OLDEST:
+    elif read_architecture(device) < OLDEST_ARCHITECTURE:
         reason = f"{torch.cuda.get_device_name(device)} is older than compute capability 8.0"
     if reason:
         logging.getLogger("m3d_fast").info("mmd2 runs as plain torch: %s", reason)
@@ -51,54 +61,56 @@ def refused(device: torch.device) -> str | None:
 
 
 def serves(x: Tensor, y: Tensor, kernel: str) -> bool:
-    """Whether Triton computes it, or torch: float64, linear (a difference of means), no rows."""
+    """Whether Triton serves a call: not float64, not linear (plain means), not without rows."""
     return (
         torch.float64 not in (x.dtype, y.dtype)
         and kernel != "linear"
         and x.numel() > 0
-        and refused(x.device) is None
+        and explain_refusal(x.device) is None
     )
 
 
 def mmd2_cuda(arguments: OpArguments) -> Outputs:
-    """The op, for what ``serves`` says."""
+    """Compute the op, for arguments that ``serves`` accepts."""
     x, y = arguments.x, arguments.y
-    samples = Samples(
-        _flat(x), _flat(y), _flat_lengths(arguments.x_lengths), _flat_lengths(arguments.y_lengths)
-    )
-    call = _as_call(samples, arguments)
-    with _on(x.device):
-        result = FAMILIES[choose(call.problem)](call)
+    call = _build_call(arguments)
+    with _select_device(x.device):
+        result = LAUNCHERS[choose_family(call.problem)](call)
     shapes = (x.shape[:-2], x.shape, y.shape)
-    wanted = (arguments.value, arguments.grad_x, arguments.grad_y)
-    value, gradient_x, gradient_y = (
-        part.view(shape) if asked and part is not None else x.new_empty(0, dtype=torch.float32)
-        for part, shape, asked in zip(result, shapes, wanted, strict=True)
+    requested = (arguments.value, arguments.grad_x, arguments.grad_y)
+    value, grad_x, grad_y = (
+        part.view(shape) if flag and part is not None else x.new_empty(0, dtype=torch.float32)
+        for part, shape, flag in zip(result, shapes, requested, strict=True)
     )
-    return value, gradient_x, gradient_y
+    return value, grad_x, grad_y
 
 
 def permuted_mmd2_cuda(members: Tensor, arguments: OpArguments) -> Tensor:
-    """MMD^2, (B,) float64, of permutations of the rows [x; y].
+    """Compute MMD^2, (B,) float64, of permutations of the rows [x; y].
 
     Args:
-        members: ``(B, N + M)``, bool: the rows that make up the first sample, N of them.
-        arguments: x ``(N, D)`` and y ``(M, D)``, for what ``serves`` says; the value alone.
+        members: ``(B, N + M)``, bool: whether a row belongs to the first sample; N do in every
+            permutation.
+        arguments: x ``(N, D)`` and y ``(M, D)``, which ``serves`` accepts; the value alone.
     """
-    call = _as_call(Samples(_flat(arguments.x), _flat(arguments.y), None, None), arguments)
-    with _on(members.device):
-        return permute.divided_mmd2(call, members.contiguous())
+    call = _build_call(arguments)
+    with _select_device(members.device):
+        return permute.compute_permuted_mmd2(call, members.contiguous())
 
 
-def _as_call(samples: Samples, arguments: OpArguments) -> Call:
+def _build_call(arguments: OpArguments) -> Call:
+    samples = Samples(
+        _flatten_batch(arguments.x),
+        _flatten_batch(arguments.y),
+        _flatten_lengths(arguments.x_lengths),
+        _flatten_lengths(arguments.y_lengths),
+    )
     classes, n, m, d = samples.sizes
-    function = encode(arguments.kernel, arguments.parameters)
     problem = Problem(
         classes=classes,
         rows_x=n,
         rows_y=m,
         columns=d,
-        kernel=function.KERNEL,
         precision=arguments.precision or torch.get_float32_matmul_precision(),
         value=arguments.value,
         grad_x=arguments.grad_x,
@@ -107,25 +119,25 @@ def _as_call(samples: Samples, arguments: OpArguments) -> Call:
     bandwidth = arguments.bandwidth
     return Call(
         samples=samples,
-        function=function,
+        function=encode_kernel_function(arguments.kernel, arguments.parameters),
         mean_bandwidth=arguments.kernel == "gaussian_mean",
         bandwidth=None if bandwidth is None else bandwidth.reshape(-1).contiguous(),
         unbiased=arguments.unbiased,
         problem=problem,
-        architecture=architecture(samples.x.device),
+        architecture=read_architecture(samples.x.device),
     )
 
 
-def _on(device: torch.device) -> AbstractContextManager[object]:
-    # Triton launches on the current device, whatever its arguments live on
+def _select_device(device: torch.device) -> AbstractContextManager[object]:
+    # Triton launches on the current device, wherever its arguments are
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
-def _flat(points: Tensor) -> Tensor:
-    """(..., n, D) as (C, n, D) whose last dimension is contiguous; a view where it can be."""
+def _flatten_batch(points: Tensor) -> Tensor:
+    """(..., n, D) as (C, n, D) whose last dimension is contiguous; a view where possible."""
     points = points if points.stride(-1) == 1 or points.shape[-1] == 1 else points.contiguous()
     return points.reshape(-1, *points.shape[-2:])
 
 
-def _flat_lengths(lengths: Tensor | None) -> Tensor | None:
+def _flatten_lengths(lengths: Tensor | None) -> Tensor | None:
     return None if lengths is None else lengths.reshape(-1).contiguous()

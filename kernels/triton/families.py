@@ -1,17 +1,16 @@
-"""Which family of kernels serves a shape: data, no code to tune. ``choose`` names it."""
+"""Which kernel family serves a problem: a table, searched by ``choose_family``."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """What is asked of the op, as far as the choice depends on it."""
+    """The part of a call of the op on which the choice of a family depends."""
 
-    classes: int
+    classes: int  # batch elements
     rows_x: int
     rows_y: int
     columns: int
-    kernel: str  # "gaussian" or "polynomial"
     precision: str  # "highest", "high" or "medium"
     value: bool
     grad_x: bool
@@ -19,19 +18,17 @@ class Problem:
 
     @property
     def gradients(self) -> int:
-        """How many of the two gradients are wanted."""
+        """Number of requested gradients."""
         return self.grad_x + self.grad_y
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rule:
-    """A family, and the problems it is chosen for: the first rule that matches wins."""
+class Family:
+    """A kernel family and the problems that it serves best."""
 
-    family: str
+    name: str
     reason: str
-    kernels: tuple[str, ...] = ("gaussian",)
-    gradients: tuple[int, ...] = (0, 1, 2)
-    precisions: tuple[str, ...] = ("highest", "high", "medium")
+    gradients: tuple[int, ...] = (1, 2)
     max_columns: int | None = None
     max_rows: int | None = None  # rows of x and y together
     max_classes: int | None = None
@@ -43,62 +40,52 @@ class Rule:
         """Whether this family is for ``problem``."""
         rows = problem.rows_x + problem.rows_y
         return (
-            problem.kernel in self.kernels
-            and problem.gradients in self.gradients
-            and problem.precision in self.precisions
+            problem.gradients in self.gradients
             and self.min_columns <= problem.columns <= (self.max_columns or problem.columns)
             and self.min_rows <= rows <= (self.max_rows or rows)
             and self.min_classes <= problem.classes <= (self.max_classes or problem.classes)
         )
 
 
-RULES: tuple[Rule, ...] = (
-    Rule(
-        family="value",
+FAMILIES: tuple[Family, ...] = (
+    Family(
+        name="value",
         gradients=(0,),
-        kernels=("gaussian", "polynomial"),
-        reason="no gradient: sums of tiles, no matrix is kept",
+        reason="no gradient: sums of tiles, no matrix in memory",
     ),
-    Rule(
-        family="small",
-        gradients=(1, 2),
-        kernels=("gaussian", "polynomial"),
+    Family(
+        name="small",
         max_rows=192,
         min_classes=32,
-        reason="enough programs to fill a chip: everything in one launch, no pre-pass",
+        reason="enough programs to occupy a GPU: everything in one launch, no pre-pass",
     ),
-    Rule(
-        family="split",
-        gradients=(1, 2),
-        kernels=("gaussian", "polynomial"),
+    Family(
+        name="split",
         max_rows=512,
         max_classes=31,
         min_columns=128,
         reason="few tiles: columns are split over programs, three launches, no pre-pass",
     ),
-    Rule(
-        family="stream",
-        gradients=(1, 2),
-        kernels=("gaussian", "polynomial"),
+    Family(
+        name="stream",
         min_rows=1024,
         max_columns=128,
         reason="many rows of few columns: no matrix of weights to write and read",
     ),
-    Rule(
-        family="tile",
-        kernels=("gaussian", "polynomial"),
-        reason="serves everything: a matrix of weights, then a product with the points",
+    Family(
+        name="tile",
+        reason="serves everything: a matrix of weights, then its product with the points",
     ),
 )
 
 
-def choose(problem: Problem) -> str:
-    """The family that serves ``problem``; the last rule takes whatever is left."""
-    return next(rule.family for rule in RULES if rule.matches(problem))
+def choose_family(problem: Problem) -> str:
+    """Name the first family that matches ``problem``; the last one matches every gradient."""
+    return next(family.name for family in FAMILIES if family.matches(problem))
 
 
-def products(precision: str, columns: int) -> str:
-    """How tiles are multiplied: ``PRECISION`` of ``dot``."""
+def choose_input_precision(precision: str, columns: int) -> str:
+    """Choose how tiles are multiplied: ``INPUT_PRECISION`` of ``dot``."""
     if columns <= 16 and precision != "medium":
         return "ieee"  # as fast as three passes when there is one step, and exact
     return {"highest": "tf32x3", "high": "bf16x3", "medium": "bf16"}[precision]

@@ -1,80 +1,93 @@
-"""Launches family P: MMD^2 of many divisions of the same rows, for permutation tests."""
+"""Launcher of the permute family: MMD^2 of many permutations of the same rows."""
+
+from typing import Any
 
 import torch
 import triton
-from torch import Tensor, bfloat16, float32, float64
+from torch import Tensor, float64
 
 from .call import Call
-from .configs import config
-from .encode import LAUNCH_OPTIONS, interpreting
-from .jit.permute import divisions_kernel
-from .prepass import Elements, Stacked, elements, stack
+from .configs import Config, find_config
+from .jit.permute import mmd2_permute_sums_kernel
+from .prepass import BatchScalars, Stacked, compute_scalars, stack_samples
 from .workspace import empty
 
-PROGRAMS = 1056  # eight for each of 132 multiprocessors; each keeps a slot per division
+
+def _config(input_precision: str, size: int, depth: int, **others: Any) -> Config:
+    return Config(
+        kernel=mmd2_permute_sums_kernel,
+        input_precision=input_precision,
+        blocks={"BLOCK_M": size, "BLOCK_D": depth, "BLOCK_B": 64},
+        warps=8,
+        **others,
+    )
 
 
-def divided_mmd2(call: Call, members: Tensor) -> Tensor:
-    """MMD^2 of every division, (B,), float64.
+# zeros and ones go through tensor cores even where distances do not
+CONFIGS = (
+    _config("tf32x3", 64, 32, architectures=(90,), tensor_cores="wgmma"),
+    _config("tf32x3", 64, 16, architectures=(80,), reason="steps of 32 spill"),
+    _config("bf16x3", 64, 32, tensor_cores="wgmma"),
+    _config("bf16", 128, 64, tensor_cores="wgmma", pointers={"points_ptr": "bf16"}),
+    _config("ieee", 64, 16, tensor_cores="wgmma"),
+)
+
+PROGRAMS = 1056  # eight for each of 132 multiprocessors; each has a slot per permutation
+
+
+def compute_permuted_mmd2(call: Call, members: Tensor) -> Tensor:
+    """Compute MMD^2 of every permutation, (B,), float64.
 
     Args:
-        call: a single batch element; its x and y are one division, and give the bandwidth.
-        members: ``(B, N + M)`` of zeros and ones, uint8 or bool, contiguous: 1 where a row of
-            ``[x; y]`` belongs to the first sample, N times in every division.
+        call: a single batch element, whose rows give the bandwidth.
+        members: ``(B, N + M)``, bool, contiguous: whether a row of ``[x; y]`` belongs to the first
+            sample; N do in every permutation.
     """
-    stacked = stack(
-        call.samples,
-        bfloat16 if call.products == "bf16" else float32,
-        centre=call.function.KERNEL == "gaussian",
-    )
-    numbers = elements(call, stacked.squares)
-    within, touching, everything = _sums(call, stacked, numbers, members.view(torch.uint8))
-    within_x, between = within, touching - within
-    within_y = everything - 2 * touching + within
-    pairs = numbers.pairs[0]
-    return within_x / pairs[0] + within_y / pairs[1] - 2 * between / pairs[2]
+    _, n, m, _ = call.samples.sizes
+    # the smaller sample is indicated: the sum within the other one is a difference of large sums,
+    # whose rounding would show after division by the few pairs of the smaller sample
+    indicated, rest = (1, 0) if n > m else (0, 1)
+    members = members.logical_not() if n > m else members
+    stacked = stack_samples(call)
+    scalars = compute_scalars(call, stacked.squares)
+    within, touching, everything = _sum_permutations(call, stacked, scalars, members)
+    between = touching - within
+    within_rest = everything - 2 * touching + within
+    pairs = scalars.pairs[0]
+    return within / pairs[indicated] + within_rest / pairs[rest] - 2 * between / pairs[2]
 
 
-def _sums(
-    call: Call, stacked: Stacked, numbers: Elements, members: Tensor
+def _sum_permutations(
+    call: Call, stacked: Stacked, scalars: BatchScalars, members: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    tiles = config("permute.divisions_kernel", call.products, call.architecture)
-    divisions, rows = members.shape
-    row_blocks = triton.cdiv(rows, tiles.blocks["BLOCK_M"])
-    count = row_blocks * (row_blocks + 1) // 2
-    each = triton.cdiv(count, PROGRAMS)
-    programs = triton.cdiv(count, each)
+    """Sum k within the rows that ``members`` indicates, between them and all rows, and overall."""
+    config = find_config(CONFIGS, mmd2_permute_sums_kernel, call.input_precision, call.architecture)
+    assert config is not None
+    permutations, rows = members.shape
+    row_blocks = triton.cdiv(rows, config.blocks["BLOCK_M"])
+    tiles = row_blocks * (row_blocks + 1) // 2
+    tiles_each = triton.cdiv(tiles, PROGRAMS)
+    programs = triton.cdiv(tiles, tiles_each)
     device = members.device
-    within = empty((programs, divisions), float64, device)
-    touching = empty((programs, divisions), float64, device)
+    within = empty((programs, permutations), float64, device)
+    touching = empty((programs, permutations), float64, device)
     everything = empty((programs,), float64, device)
-    divisions_kernel[(programs,)](
-        stacked.points,
-        stacked.squares,
-        numbers.inverse_bandwidth,
-        members,
-        within,
-        touching,
-        everything,
-        call.function.parameters,
-        rows,
-        divisions,
-        stacked.points.shape[2],
-        stacked.points.stride(1),
-        count,
-        each,
-        KERNEL=call.function.KERNEL,
-        ORDER=call.function.ORDER,
-        UNBIASED=call.unbiased,
-        PRECISION=call.products,
-        INTERPRET=interpreting(),
-        **tiles.blocks,
-        num_warps=tiles.warps,
-        num_stages=tiles.stages,
-        **LAUNCH_OPTIONS,
+    mmd2_permute_sums_kernel[(programs,)](
+        points_ptr=stacked.points,
+        squares_ptr=stacked.squares,
+        inverse_bandwidth_ptr=scalars.inverse_bandwidth,
+        members_ptr=members.view(torch.uint8),
+        within_ptr=within,
+        touching_ptr=touching,
+        all_ptr=everything,
+        R=rows,
+        B=permutations,
+        D=stacked.points.shape[2],
+        row_stride=stacked.points.stride(1),
+        tiles=tiles,
+        tiles_each=tiles_each,
+        **call.bind_function(),
+        **config.blocks,
+        **config.options,
     )
-    return (
-        within.sum(0, dtype=float64),
-        touching.sum(0, dtype=float64),
-        everything.sum(0, dtype=float64),
-    )
+    return within.sum(0), touching.sum(0), everything.sum(0)

@@ -1,23 +1,30 @@
-"""Launches what comes before the tiles: centred points, norms, numbers per batch element."""
+"""Launcher of the pre-pass: centred points, their squared norms, scalars per batch element."""
 
 from typing import NamedTuple
 
 import triton
-from torch import Tensor, float32, float64, int32
-from torch import dtype as Dtype
+from torch import Tensor, bfloat16, float32, float64, int32
 
 from .call import Call, Samples
-from .configs import memory_bound
-from .encode import LAUNCH_OPTIONS
-from .jit.prepass import elements_kernel, stacked_kernel, sums_kernel
+from .configs import Config
+from .jit.prepass import (
+    mmd2_prepass_scalars_kernel,
+    mmd2_prepass_stack_kernel,
+    mmd2_prepass_sums_kernel,
+)
 from .workspace import empty
 
-MAX_CHUNKS = 16  # of either sample: enough to fill a chip, few enough to add again in every block
+SUMS = Config(kernel=mmd2_prepass_sums_kernel, blocks={"BLOCK_N": 32, "BLOCK_D": 128})
+STACK = Config(kernel=mmd2_prepass_stack_kernel, blocks={"BLOCK_N": 16, "BLOCK_D": 256})
+SCALARS = Config(kernel=mmd2_prepass_scalars_kernel, blocks={"BLOCK_N": 1024})
+CONFIGS = (SUMS, STACK, SCALARS)
+
+MAX_CHUNKS = 16  # of either sample: enough to occupy a GPU, few enough to add again in every block
 CHUNK_ROWS = 64
 
 
-class Elements(NamedTuple):
-    """Numbers per batch element."""
+class BatchScalars(NamedTuple):
+    """Scalars of each batch element."""
 
     inverse_bandwidth: Tensor  # (C,)
     pairs: Tensor  # (C, 3) float64
@@ -31,103 +38,79 @@ class Stacked(NamedTuple):
     squares: Tensor  # (C, N + M)
 
 
-def _or_any(pointer: Tensor | None, stand_in: Tensor) -> Tensor:
-    # a kernel needs some pointer, even for what a constexpr says is not there
-    return stand_in if pointer is None else pointer
-
-
-def stack(samples: Samples, dtype: Dtype, *, centre: bool) -> Stacked:
-    """Rows of both samples in one matrix, less their mean if ``centre``."""
+def stack_samples(call: Call) -> Stacked:
+    """Stack the rows of both samples, for a Gaussian less their mean."""
+    samples = call.samples
     classes, n, m, d = samples.sizes
-    device = samples.x.device
-    points = empty((classes, n + m, d), dtype, device)
+    device, centre = samples.x.device, call.function.KERNEL == "gaussian"
+    points = empty(
+        (classes, n + m, d), bfloat16 if call.input_precision == "bf16" else float32, device
+    )
     squares = empty((classes, n + m), float32, device)
-    chunks = 0
-    sums = squares
-    if centre:
-        sums, chunks = _sums(samples)
-    tiles = memory_bound("prepass.stacked_kernel")
-    x_blocks, y_blocks = (triton.cdiv(rows, tiles.blocks["BLOCK_N"]) for rows in (n, m))
-    stacked_kernel[(classes * (x_blocks + y_blocks),)](
-        samples.x,
-        samples.y,
-        _or_any(samples.x_lengths, squares),
-        _or_any(samples.y_lengths, squares),
-        sums,
-        points,
-        squares,
-        *samples.x.stride()[:2],
-        *samples.y.stride()[:2],
-        n,
-        m,
-        d,
-        chunks,
-        x_blocks,
-        x_blocks + y_blocks,
-        **samples.lengths_given,
-        **tiles.blocks,
-        **LAUNCH_OPTIONS,
+    sums = _sum_chunks(samples) if centre else squares
+    x_blocks, y_blocks = (triton.cdiv(rows, STACK.blocks["BLOCK_N"]) for rows in (n, m))
+    mmd2_prepass_stack_kernel[(classes * (x_blocks + y_blocks),)](
+        sums_ptr=sums,
+        stacked_ptr=points,
+        squares_ptr=squares,
+        N=n,
+        M=m,
+        D=d,
+        chunks=sums.shape[1] if centre else 0,
+        blocks_x=x_blocks,
+        blocks=x_blocks + y_blocks,
         CENTRE=centre,
-        num_warps=tiles.warps,
+        **samples.bind_points(),
+        **samples.bind_lengths(squares),
+        **STACK.blocks,
+        **STACK.options,
     )
     return Stacked(points, squares)
 
 
-def _sums(samples: Samples) -> tuple[Tensor, int]:
+def _sum_chunks(samples: Samples) -> Tensor:
+    """Sum chunks of rows of either sample: (C, chunks, D)."""
     classes, n, m, d = samples.sizes
     rows = max(CHUNK_ROWS, triton.cdiv(max(n, m), MAX_CHUNKS))
     x_chunks, y_chunks = triton.cdiv(n, rows), triton.cdiv(m, rows)
     chunks = x_chunks + y_chunks
-    tiles = memory_bound("prepass.sums_kernel")
     sums = empty((classes, chunks, d), float32, samples.x.device)
-    sums_kernel[(classes * chunks * triton.cdiv(d, tiles.blocks["BLOCK_D"]),)](
-        samples.x,
-        samples.y,
-        _or_any(samples.x_lengths, sums),
-        _or_any(samples.y_lengths, sums),
-        sums,
-        *samples.x.stride()[:2],
-        *samples.y.stride()[:2],
-        n,
-        m,
-        d,
-        rows,
-        x_chunks,
-        chunks,
-        **samples.lengths_given,
-        **tiles.blocks,
-        **LAUNCH_OPTIONS,
-        num_warps=tiles.warps,
+    mmd2_prepass_sums_kernel[(classes * chunks * triton.cdiv(d, SUMS.blocks["BLOCK_D"]),)](
+        sums_ptr=sums,
+        N=n,
+        M=m,
+        D=d,
+        chunk_rows=rows,
+        chunks_x=x_chunks,
+        chunks=chunks,
+        **samples.bind_points(),
+        **samples.bind_lengths(sums),
+        **SUMS.blocks,
+        **SUMS.options,
     )
-    return sums, chunks
+    return sums
 
 
-def elements(call: Call, squares: Tensor) -> Elements:
-    """Bandwidths, pairs and counts; ``squares`` are read for the mean bandwidth only."""
-    samples, bandwidth = call.samples, call.bandwidth
-    classes, n, m, _ = samples.sizes
-    device = samples.x.device
-    result = Elements(
+def compute_scalars(call: Call, squares: Tensor) -> BatchScalars:
+    """Compute bandwidths, pairs and counts; ``squares`` are read for the mean bandwidth only."""
+    classes, n, m, _ = call.samples.sizes
+    device = squares.device
+    scalars = BatchScalars(
         empty((classes,), float32, device),
         empty((classes, 3), float64, device),
         empty((classes, 2), int32, device),
     )
-    tiles = memory_bound("prepass.elements_kernel")
-    elements_kernel[(classes,)](
-        squares,
-        _or_any(bandwidth, result.inverse_bandwidth),
-        _or_any(samples.x_lengths, result.counts),
-        _or_any(samples.y_lengths, result.counts),
-        *result,
-        1 if bandwidth is not None and bandwidth.numel() > 1 else 0,
-        n,
-        m,
-        **samples.lengths_given,
-        **LAUNCH_OPTIONS,
-        MEAN_BANDWIDTH=call.mean_bandwidth,
-        HAS_BANDWIDTH=bandwidth is not None,
+    mmd2_prepass_scalars_kernel[(classes,)](
+        squares_ptr=squares,
+        inverse_bandwidth_ptr=scalars.inverse_bandwidth,
+        pairs_ptr=scalars.pairs,
+        counts_ptr=scalars.counts,
+        N=n,
+        M=m,
         UNBIASED=call.unbiased,
-        **tiles.blocks,
-        num_warps=tiles.warps,
+        **call.bind_bandwidth(scalars.inverse_bandwidth),
+        **call.samples.bind_lengths(scalars.counts),
+        **SCALARS.blocks,
+        **SCALARS.options,
     )
-    return result
+    return scalars

@@ -1,20 +1,65 @@
-"""Launches family S: value and gradient of a few rows in one program per block of them."""
+"""Launcher of the small family: value and gradient of few rows, one program per block of them."""
 
 from typing import Any, NamedTuple
 
 import triton
 from torch import Tensor, float32, float64
 
+from ..reference import Result
 from . import tile
-from .call import Call, Result, Samples
-from .configs import CONFIGS, Config
-from .encode import LAUNCH_OPTIONS, interpreting
-from .jit.small import small_kernel, small_within_kernel
+from .call import Call, Samples, replace_missing
+from .configs import Config, find_config
+from .jit.small import mmd2_small_gradient_kernel, mmd2_small_within_kernel
 from .workspace import empty
 
 
-class Step(NamedTuple):
-    """One launch: a gradient, or the pairs within the sample that has none."""
+def _gradient_config(
+    input_precision: str, m: int, other: int, own: int, d: int, **others: Any
+) -> Config:
+    return Config(
+        kernel=mmd2_small_gradient_kernel,
+        input_precision=input_precision,
+        blocks={"BLOCK_M": m, "BLOCK_OTHER": other, "BLOCK_OWN": own, "BLOCK_D": d},
+        warps=8,
+        stages=1,
+        architectures=(90,),
+        **others,
+    )
+
+
+def _within_config(input_precision: str, n: int, d: int, **others: Any) -> Config:
+    return Config(
+        kernel=mmd2_small_within_kernel,
+        input_precision=input_precision,
+        blocks={"BLOCK_M": 64, "BLOCK_N": n, "BLOCK_D": d},
+        warps=8,
+        architectures=(90,),
+        **others,
+    )
+
+
+# the tiles are as large as the samples; with 256 other rows the exact products spill
+CONFIGS = (
+    _gradient_config("tf32x3", 64, 64, 128, 16, tensor_cores="wgmma"),
+    _gradient_config(
+        *("tf32x3", 32, 128, 64, 16),
+        tensor_cores="mma",
+        reason="64 own rows, which wgmma takes, spill on triton 3.6",
+    ),
+    _gradient_config("bf16x3", 64, 64, 128, 32, tensor_cores="wgmma"),
+    _gradient_config("bf16x3", 64, 128, 64, 32, tensor_cores="wgmma"),
+    _gradient_config("bf16", 64, 64, 128, 32, tensor_cores="wgmma"),
+    _gradient_config("bf16", 64, 256, 64, 32, tensor_cores="wgmma"),
+    _gradient_config("ieee", 32, 128, 128, 16),
+    _within_config("tf32x3", 128, 32, stages=3, tensor_cores="wgmma"),
+    _within_config("bf16x3", 128, 32, stages=3, tensor_cores="wgmma"),
+    _within_config("bf16", 256, 32, stages=3, tensor_cores="wgmma"),
+    _within_config("ieee", 128, 16),
+)
+
+
+class Launch(NamedTuple):
+    """The launch of one kernel: a gradient, or the value within the sample that has none."""
 
     own: int  # 0: x, 1: y
     gradient: bool
@@ -22,138 +67,120 @@ class Step(NamedTuple):
     row_blocks: int
 
 
-class Scratch(NamedTuple):
+class Workspace(NamedTuple):
     """Numbers per batch element that the launches share."""
 
     inverse_bandwidth: Tensor  # (C,)
     totals: Tensor  # (C, slots) float64: shares of MMD^2
 
 
-def _step(own: int, gradient: bool, call: Call) -> Step | None:
-    mine, others = call.samples.sizes[1 + own], call.samples.sizes[2 - own]
-    kernel, rows = "small.small_within_kernel", {"BLOCK_N": mine}
-    if gradient:
-        kernel, rows = "small.small_kernel", {"BLOCK_OWN": mine, "BLOCK_OTHER": others}
-    fitting = [
-        config
-        for config in CONFIGS
-        if config.kernel == kernel
-        and config.products == call.products
-        and min(config.architectures) <= call.architecture
-        and all(config.blocks[name] >= count for name, count in rows.items())
-    ]
-    if not fitting:
+def _plan_launch(own: int, gradient: bool, call: Call) -> Launch | None:
+    rows, other_rows = call.samples.sizes[1 + own], call.samples.sizes[2 - own]
+    kernel = mmd2_small_gradient_kernel if gradient else mmd2_small_within_kernel
+    sizes = {"BLOCK_OWN": rows, "BLOCK_OTHER": other_rows} if gradient else {"BLOCK_N": rows}
+    config = find_config(CONFIGS, kernel, call.input_precision, call.architecture, **sizes)
+    if config is None:
         return None
-    # padding is computed too
-    config = min(fitting, key=lambda config: sum(config.blocks[name] for name in rows))
-    return Step(own, gradient, config, triton.cdiv(mine, config.blocks["BLOCK_M"]))
+    return Launch(own, gradient, config, triton.cdiv(rows, config.blocks["BLOCK_M"]))
 
 
-def plan(call: Call) -> list[Step] | None:
-    """The launches, or None if no tiles are as large as these samples."""
-    steps = []
-    # the first of them finds the bandwidth: y, whose gradient is the usual one
-    for own, wanted in ((1, call.problem.grad_y), (0, call.problem.grad_x)):
-        if wanted:
-            steps.append(_step(own, True, call))
-    assert steps, "a gradient: values alone are family V's"
-    if call.problem.value and len(steps) == 1:
-        steps.append(_step(int(not call.problem.grad_y), False, call))
-    found = [step for step in steps if step is not None]
-    return found if len(found) == len(steps) else None
+def plan_launches(call: Call) -> list[Launch] | None:
+    """List the launches; None if a sample has more rows than any tile."""
+    plans = []
+    # the first launch computes the bandwidth: for y, whose gradient is the usual one
+    for own, requested in ((1, call.problem.grad_y), (0, call.problem.grad_x)):
+        if requested:
+            plans.append(_plan_launch(own, True, call))
+    assert plans, "a gradient: the value family computes values alone"
+    if call.problem.value and len(plans) == 1:
+        plans.append(_plan_launch(int(not call.problem.grad_y), False, call))
+    launches = [launch for launch in plans if launch is not None]
+    return launches if len(launches) == len(plans) else None
 
 
 def run(call: Call) -> Result:
-    """Gradients in one launch each; then the value takes one more if only one is asked for."""
-    steps = plan(call)
-    if steps is None:
+    """Compute each gradient in one launch; with one gradient the value needs a second launch."""
+    launches = plan_launches(call)
+    if launches is None:
         return tile.run(call)
     classes, device = call.samples.sizes[0], call.samples.x.device
-    slots = sum(step.row_blocks for step in steps)
-    scratch = Scratch(empty((classes,), float32, device), empty((classes, slots), float64, device))
+    slots = sum(launch.row_blocks for launch in launches)
+    workspace = Workspace(
+        empty((classes,), float32, device), empty((classes, slots), float64, device)
+    )
     gradients: dict[int, Tensor] = {}
     slot = 0
-    for step in steps:
-        if step.gradient:
-            pairs = ("within" if gradients else "all") if call.problem.value else "none"
-            gradients[step.own] = _gradient(call, step, scratch, slot, pairs)
+    for launch in launches:
+        if launch.gradient:
+            terms = ("within" if gradients else "all") if call.problem.value else "none"
+            gradients[launch.own] = _launch_gradient(call, launch, workspace, slot, terms)
         else:
-            _within(call, step, scratch, slot)
-        slot += step.row_blocks
-    value = scratch.totals.sum(-1).to(float32) if call.problem.value else None
+            _launch_within(call, launch, workspace, slot)
+        slot += launch.row_blocks
+    value = workspace.totals.sum(-1).to(float32) if call.problem.value else None
     return Result(value, gradients.get(0), gradients.get(1))
 
 
-def _sides(samples: Samples, own: int) -> tuple[tuple[Tensor, Tensor | None], ...]:
+def _order_samples(samples: Samples, own: int) -> tuple[tuple[Tensor, Tensor | None], ...]:
     """Points and lengths of the other sample, then of ``own``."""
     x, y = (samples.x, samples.x_lengths), (samples.y, samples.y_lengths)
     return (y, x) if own == 0 else (x, y)
 
 
-def _shared(call: Call, step: Step) -> dict[str, Any]:
-    return {
-        "UNBIASED": call.unbiased,
-        "KERNEL": call.function.KERNEL,
-        "ORDER": call.function.ORDER,
-        "PRECISION": call.products,
-        "INTERPRET": interpreting(),
-        "num_warps": step.config.warps,
-        "num_stages": step.config.stages,
-        **step.config.blocks,
-        **LAUNCH_OPTIONS,
-    }
-
-
-def _gradient(call: Call, step: Step, scratch: Scratch, slot: int, pairs: str) -> Tensor:
-    (other, other_lengths), (own, own_lengths) = _sides(call.samples, step.own)
+def _launch_gradient(
+    call: Call, launch: Launch, workspace: Workspace, slot: int, terms: str
+) -> Tensor:
+    (other, other_lengths), (own, own_lengths) = _order_samples(call.samples, launch.own)
     classes, rows, d = own.shape
     gradient = empty((classes, rows, d), float32, own.device)
-    bandwidth, inverse = call.bandwidth, scratch.inverse_bandwidth
-    small_kernel[(classes * step.row_blocks,)](
-        other,
-        own,
-        # a kernel needs some pointer, even for what a constexpr says is not there
-        inverse if other_lengths is None else other_lengths,
-        inverse if own_lengths is None else own_lengths,
-        inverse if bandwidth is None else bandwidth,
-        gradient,
-        inverse,
-        scratch.totals,
-        call.function.parameters,
-        *other.stride()[:2],
-        *own.stride()[:2],
-        int(bandwidth is not None and bandwidth.numel() > 1),
-        other.shape[1],
-        rows,
-        d,
-        step.row_blocks,
-        scratch.totals.shape[1],
-        slot,
+    inverse_bandwidth, totals = workspace
+    mmd2_small_gradient_kernel[(classes * launch.row_blocks,)](
+        other_ptr=other,
+        own_ptr=own,
+        other_lengths_ptr=replace_missing(other_lengths, inverse_bandwidth),
+        own_lengths_ptr=replace_missing(own_lengths, inverse_bandwidth),
+        gradient_ptr=gradient,
+        inverse_bandwidth_ptr=inverse_bandwidth,
+        totals_ptr=totals,
+        other_class_stride=other.stride(0),
+        other_row_stride=other.stride(1),
+        own_class_stride=own.stride(0),
+        own_row_stride=own.stride(1),
+        OTHER_ROWS=other.shape[1],
+        OWN_ROWS=rows,
+        D=d,
+        row_blocks=launch.row_blocks,
+        slots=totals.shape[1],
+        first_slot=slot,
         HAS_OTHER_LENGTHS=other_lengths is not None,
         HAS_OWN_LENGTHS=own_lengths is not None,
-        MEAN_BANDWIDTH=call.mean_bandwidth,
-        HAS_BANDWIDTH=bandwidth is not None,
-        VALUE=pairs,
-        **_shared(call, step),
+        VALUE_TERMS=terms,
+        **call.bind_bandwidth(inverse_bandwidth),
+        **call.bind_function(),
+        **launch.config.blocks,
+        **launch.config.options,
     )
     return gradient
 
 
-def _within(call: Call, step: Step, scratch: Scratch, slot: int) -> None:
-    _, (points, lengths) = _sides(call.samples, step.own)
+def _launch_within(call: Call, launch: Launch, workspace: Workspace, slot: int) -> None:
+    _, (points, lengths) = _order_samples(call.samples, launch.own)
     classes, rows, d = points.shape
-    small_within_kernel[(classes * step.row_blocks,)](
-        points,
-        scratch.inverse_bandwidth if lengths is None else lengths,
-        scratch.inverse_bandwidth,
-        scratch.totals,
-        call.function.parameters,
-        *points.stride()[:2],
-        rows,
-        d,
-        step.row_blocks,
-        scratch.totals.shape[1],
-        slot,
+    inverse_bandwidth, totals = workspace
+    mmd2_small_within_kernel[(classes * launch.row_blocks,)](
+        points_ptr=points,
+        lengths_ptr=replace_missing(lengths, inverse_bandwidth),
+        inverse_bandwidth_ptr=inverse_bandwidth,
+        totals_ptr=totals,
+        class_stride=points.stride(0),
+        row_stride=points.stride(1),
+        ROWS=rows,
+        D=d,
+        row_blocks=launch.row_blocks,
+        slots=totals.shape[1],
+        first_slot=slot,
         HAS_LENGTHS=lengths is not None,
-        **_shared(call, step),
+        **call.bind_function(),
+        **launch.config.blocks,
+        **launch.config.options,
     )

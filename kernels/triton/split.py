@@ -1,32 +1,73 @@
-"""Launches family D: columns split over programs, for few batch elements of many columns."""
+"""Launcher of the split family: columns split over programs, for few batch elements."""
 
 from typing import Any, NamedTuple
 
 import triton
 from torch import Tensor, float32, float64
 
+from ..reference import Result
 from . import tile
-from .call import Call, Result
-from .configs import Config, config
-from .encode import LAUNCH_OPTIONS, interpreting
-from .jit.split import products_kernel, weights_kernel
-from .jit.split_gradient import pull_kernel
+from .call import Call
+from .configs import Config, find_config
+from .jit.split import mmd2_split_products_kernel, mmd2_split_weights_kernel
+from .jit.split_gradient import mmd2_split_gradient_kernel
 from .workspace import empty
 
-PROGRAMS = 264  # two for each of the 132 processors of an H100; a constant, for the bits' sake
+
+def _products_config(input_precision: str) -> Config:
+    return Config(
+        kernel=mmd2_split_products_kernel,
+        input_precision=input_precision,
+        blocks={"BLOCK_M": 64, "BLOCK_N": 128, "BLOCK_D": 32},
+        warps=8,
+        stages=3,
+        architectures=(90,),
+        tensor_cores="wgmma",
+    )
+
+
+def _gradient_config(input_precision: str, warps: int, **others: Any) -> Config:
+    return Config(
+        kernel=mmd2_split_gradient_kernel,
+        input_precision=input_precision,
+        blocks={"BLOCK_M": 64, "BLOCK_K": 32, "BLOCK_D": 64},
+        warps=warps,
+        stages=3,
+        architectures=(90,),
+        tensor_cores="wgmma",
+        **others,
+    )
+
+
+WEIGHTS = Config(
+    kernel=mmd2_split_weights_kernel,
+    # BLOCK_K grows with the number of rows, to this size at most
+    blocks={"BLOCK_R": 8, "BLOCK_K": 512, "BLOCK_N": 128, "BLOCK_D": 256},
+    architectures=(90,),
+)
+CONFIGS = (
+    _products_config("tf32x3"),
+    _products_config("bf16x3"),
+    _products_config("bf16"),
+    WEIGHTS,
+    _gradient_config("tf32x3", 8, reason="4 warps spill"),
+    _gradient_config("bf16x3", 4),
+    _gradient_config("bf16", 4),
+)
+
+PROGRAMS = 264  # two for each of the 132 multiprocessors of an H100; constant, as the bits follow
 MAX_SLICES = 16
-OLDEST = 90  # the table lists no tiles of this family for less
-MAX_ROWS = 512  # of x and y: a program of the second launch holds them side by side
+MAX_ROWS = WEIGHTS.blocks["BLOCK_K"]  # of x and y: a program of the second launch holds all
 
 
 class Rows(NamedTuple):
-    """The stacked rows whose pairs with all rows are wanted."""
+    """The stacked rows whose pairs with all rows are computed."""
 
     first: int
     number: int
 
 
-class Split(NamedTuple):
+class Partition(NamedTuple):
     """Blocks of rows, and slices of the columns."""
 
     x_row_blocks: int
@@ -37,8 +78,8 @@ class Split(NamedTuple):
     slices: int
 
 
-class Scratch(NamedTuple):
-    """What the launches hand on."""
+class Workspace(NamedTuple):
+    """Results of one launch that later launches read."""
 
     partial: Tensor  # (C, slices, R, N + M)
     means: Tensor  # (C, column_blocks, D)
@@ -47,168 +88,136 @@ class Scratch(NamedTuple):
 
 
 def run(call: Call) -> Result:
-    """Value and gradients in three launches, four if both gradients are asked for."""
+    """Compute value and gradients in three launches, four for both gradients."""
     samples, problem = call.samples, call.problem
     _, n, m, _ = samples.sizes
-    unlisted = call.products == "ieee" or call.architecture < OLDEST
-    if unlisted or n + m > MAX_ROWS or samples.x.dtype != samples.y.dtype:
+    config = find_config(
+        CONFIGS, mmd2_split_products_kernel, call.input_precision, call.architecture
+    )
+    if config is None or n + m > MAX_ROWS or samples.x.dtype != samples.y.dtype:
         return tile.run(call)
     rows = Rows(0, n + m)
     if not problem.value and problem.gradients == 1:
         rows = Rows(n, m) if problem.grad_y else Rows(0, n)
-    tiles = config("split.products_kernel", call.products, call.architecture)
-    split = _split(call, rows, tiles)
-    scratch = _scratch(call, rows, split)
-    _products(call, rows, split, scratch, tiles)
-    totals = _weights(call, rows, split, scratch, tiles)
+    partition = _partition(call, rows, config)
+    workspace = _allocate_workspace(call, rows, partition)
+    _launch_products(call, rows, partition, workspace, config)
+    totals = _launch_weights(call, rows, partition, workspace, config)
     value = totals.sum(-1).to(float32) if problem.value else None
     grad_x, grad_y = (
-        _pull(call, rows, split, scratch, own) if wanted else None
-        for own, wanted in enumerate((problem.grad_x, problem.grad_y))
+        _launch_gradient(call, rows, partition, workspace, own) if requested else None
+        for own, requested in enumerate((problem.grad_x, problem.grad_y))
     )
     return Result(value, grad_x, grad_y)
 
 
-def _split(call: Call, rows: Rows, tiles: Config) -> Split:
+def _partition(call: Call, rows: Rows, config: Config) -> Partition:
+    """Split the work into about PROGRAMS programs."""
     classes, n, m, d = call.samples.sizes
-    high, wide = tiles.blocks["BLOCK_M"], tiles.blocks["BLOCK_N"]
-    x_row_blocks = triton.cdiv(n, high) if rows.first == 0 else 0
-    y_row_blocks = triton.cdiv(m, high) if rows.first + rows.number == n + m else 0
+    height, width = config.blocks["BLOCK_M"], config.blocks["BLOCK_N"]
+    x_row_blocks = triton.cdiv(n, height) if rows.first == 0 else 0
+    y_row_blocks = triton.cdiv(m, height) if rows.first + rows.number == n + m else 0
     row_blocks = x_row_blocks + y_row_blocks
-    x_column_blocks = triton.cdiv(n, wide)
-    column_blocks = x_column_blocks + triton.cdiv(m, wide)
-    steps = triton.cdiv(d, tiles.blocks["BLOCK_D"])
+    x_column_blocks = triton.cdiv(n, width)
+    column_blocks = x_column_blocks + triton.cdiv(m, width)
+    steps = triton.cdiv(d, config.blocks["BLOCK_D"])
     slices = min(MAX_SLICES, steps, triton.cdiv(PROGRAMS, classes * row_blocks * column_blocks))
     slice_steps = triton.cdiv(steps, slices)
     slices = triton.cdiv(steps, slice_steps)
-    return Split(x_row_blocks, row_blocks, x_column_blocks, column_blocks, slice_steps, slices)
+    return Partition(x_row_blocks, row_blocks, x_column_blocks, column_blocks, slice_steps, slices)
 
 
-def _scratch(call: Call, rows: Rows, split: Split) -> Scratch:
+def _allocate_workspace(call: Call, rows: Rows, partition: Partition) -> Workspace:
     classes, n, m, d = call.samples.sizes
     device = call.samples.x.device
-    return Scratch(
-        empty((classes, split.slices, rows.number, n + m), float32, device),
-        empty((classes, split.column_blocks, d), float32, device),
-        empty((classes, split.slices, split.column_blocks), float32, device),
+    return Workspace(
+        empty((classes, partition.slices, rows.number, n + m), float32, device),
+        empty((classes, partition.column_blocks, d), float32, device),
+        empty((classes, partition.slices, partition.column_blocks), float32, device),
         empty((classes, rows.number, n + m), float32, device),
     )
 
 
-def _or_any(pointer: Tensor | None, stand_in: Tensor) -> Tensor:
-    # a kernel needs some pointer, even for what a constexpr says is not there
-    return stand_in if pointer is None else pointer
+def _bind_rows(call: Call, rows: Rows) -> dict[str, int]:
+    """Arguments that all three kernels share."""
+    _, n, m, d = call.samples.sizes
+    return {"N": n, "M": m, "D": d, "first_row": rows.first, "R": rows.number}
 
 
-def _options(tiles: Config) -> dict[str, Any]:
-    return {"num_warps": tiles.warps, "num_stages": tiles.stages, **LAUNCH_OPTIONS}
-
-
-def _lengths(call: Call, stand_in: Tensor) -> tuple[Tensor, ...]:
-    return tuple(
-        _or_any(given, stand_in) for given in (call.samples.x_lengths, call.samples.y_lengths)
+def _launch_products(
+    call: Call, rows: Rows, partition: Partition, workspace: Workspace, config: Config
+) -> None:
+    blocks = call.samples.sizes[0] * partition.row_blocks * partition.column_blocks
+    mmd2_split_products_kernel[(blocks * partition.slices,)](
+        partial_ptr=workspace.partial,
+        means_ptr=workspace.means,
+        spreads_ptr=workspace.spreads,
+        **partition._asdict(),
+        **_bind_rows(call, rows),
+        **call.samples.bind_points(),
+        **call.samples.bind_lengths(workspace.means),
+        **call.bind_product(),
+        **config.blocks,
+        **config.options,
     )
 
 
-def _strides(call: Call) -> tuple[int, ...]:
-    return (*call.samples.x.stride()[:2], *call.samples.y.stride()[:2])
-
-
-def _products(call: Call, rows: Rows, split: Split, scratch: Scratch, tiles: Config) -> None:
-    classes, n, m, d = call.samples.sizes
-    programs = classes * split.row_blocks * split.column_blocks * split.slices
-    products_kernel[(programs,)](
-        call.samples.x,
-        call.samples.y,
-        *_lengths(call, scratch.means),
-        scratch.partial,
-        scratch.means,
-        scratch.spreads,
-        *_strides(call),
-        n,
-        m,
-        d,
-        *rows,
-        split.slice_steps,
-        split.slices,
-        split.x_row_blocks,
-        split.row_blocks,
-        split.x_column_blocks,
-        split.column_blocks,
-        KERNEL=call.function.KERNEL,
-        PRECISION=call.products,
-        INTERPRET=interpreting(),
-        **call.samples.lengths_given,
-        **tiles.blocks,
-        **_options(tiles),
-    )
-
-
-def _weights(call: Call, rows: Rows, split: Split, scratch: Scratch, tiles: Config) -> Tensor:
-    classes, n, m, d = call.samples.sizes
-    small = config("split.weights_kernel", "none", call.architecture)
-    row_blocks = triton.cdiv(rows.number, small.blocks["BLOCK_R"])
-    totals = empty((classes, row_blocks), float64, scratch.weights.device)
-    weights_kernel[(classes * row_blocks,)](
-        scratch.partial,
-        scratch.means,
-        scratch.spreads,
-        _or_any(call.bandwidth, scratch.means),
-        *_lengths(call, scratch.means),
-        scratch.weights,
-        totals,
-        call.function.parameters,
-        int(call.bandwidth is not None and call.bandwidth.numel() > 1),
-        n,
-        m,
-        d,
-        *rows,
-        split.slices,
-        row_blocks,
-        split.x_column_blocks,
-        split.column_blocks,
-        MEAN_BANDWIDTH=call.mean_bandwidth,
-        HAS_BANDWIDTH=call.bandwidth is not None,
+def _launch_weights(
+    call: Call, rows: Rows, partition: Partition, workspace: Workspace, config: Config
+) -> Tensor:
+    classes, n, m, _ = call.samples.sizes
+    row_blocks = triton.cdiv(rows.number, WEIGHTS.blocks["BLOCK_R"])
+    totals = empty((classes, row_blocks), float64, workspace.weights.device)
+    blocks = {
+        **WEIGHTS.blocks,
+        "BLOCK_K": max(16, triton.next_power_of_2(n + m)),
+        "BLOCK_N": config.blocks["BLOCK_N"],
+    }
+    mmd2_split_weights_kernel[(classes * row_blocks,)](
+        partial_ptr=workspace.partial,
+        means_ptr=workspace.means,
+        spreads_ptr=workspace.spreads,
+        weights_ptr=workspace.weights,
+        totals_ptr=totals,
+        parameters=call.function.parameters,
+        slices=partition.slices,
+        row_blocks=row_blocks,
+        x_column_blocks=partition.x_column_blocks,
+        column_blocks=partition.column_blocks,
         UNBIASED=call.unbiased,
         KERNEL=call.function.KERNEL,
         ORDER=call.function.ORDER,
-        **call.samples.lengths_given,
-        **{
-            **small.blocks,
-            "BLOCK_K": max(16, triton.next_power_of_2(n + m)),
-            "BLOCK_N": tiles.blocks["BLOCK_N"],
-        },
-        **_options(small),
+        **_bind_rows(call, rows),
+        **call.bind_bandwidth(workspace.means),
+        **call.samples.bind_lengths(workspace.means),
+        **blocks,
+        **WEIGHTS.options,
     )
     return totals
 
 
-def _pull(call: Call, rows: Rows, split: Split, scratch: Scratch, own: int) -> Tensor:
-    classes, n, m, d = call.samples.sizes
-    size = (n, m)[own]
-    tiles = config("split_gradient.pull_kernel", call.products, call.architecture)
-    row_blocks = triton.cdiv(size, tiles.blocks["BLOCK_M"])
-    gradient = empty((classes, size, d), float32, scratch.weights.device)
-    pull_kernel[(classes * row_blocks * triton.cdiv(d, tiles.blocks["BLOCK_D"]),)](
-        call.samples.x,
-        call.samples.y,
-        *_lengths(call, scratch.means),
-        scratch.weights,
-        scratch.means,
-        gradient,
-        *_strides(call),
-        n,
-        m,
-        d,
-        *rows,
-        row_blocks,
-        split.column_blocks,
+def _launch_gradient(
+    call: Call, rows: Rows, partition: Partition, workspace: Workspace, own: int
+) -> Tensor:
+    classes, size, d = (call.samples.x, call.samples.y)[own].shape
+    config = find_config(
+        CONFIGS, mmd2_split_gradient_kernel, call.input_precision, call.architecture
+    )
+    assert config is not None
+    row_blocks = triton.cdiv(size, config.blocks["BLOCK_M"])
+    gradient = empty((classes, size, d), float32, workspace.weights.device)
+    mmd2_split_gradient_kernel[(classes * row_blocks * triton.cdiv(d, config.blocks["BLOCK_D"]),)](
+        weights_ptr=workspace.weights,
+        means_ptr=workspace.means,
+        gradient_ptr=gradient,
+        row_blocks=row_blocks,
+        column_blocks=partition.column_blocks,
         OWN=own,
-        KERNEL=call.function.KERNEL,
-        PRECISION=call.products,
-        INTERPRET=interpreting(),
-        **call.samples.lengths_given,
-        **tiles.blocks,
-        **_options(tiles),
+        **_bind_rows(call, rows),
+        **call.samples.bind_points(),
+        **call.samples.bind_lengths(workspace.means),
+        **call.bind_product(),
+        **config.blocks,
+        **config.options,
     )
     return gradient

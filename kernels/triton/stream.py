@@ -1,100 +1,114 @@
-"""Launches family F: rows stay on chip while all others stream past, for few columns."""
+"""Launcher of the stream family: rows stay on chip while all rows are read, for few columns."""
+
+from typing import Any
 
 import triton
-from torch import Tensor, bfloat16, float32, float64
+from torch import Tensor, float32, float64
 
+from ..reference import Result
 from . import tile
-from .call import Call, Result
-from .configs import CONFIGS, Config
-from .encode import LAUNCH_OPTIONS, interpreting
-from .jit.stream import stream_kernel
-from .prepass import Elements, Stacked, elements, stack
-from .value import Side, sums
+from .call import Call
+from .configs import Config, find_config
+from .jit.stream import mmd2_stream_gradient_kernel
+from .prepass import BatchScalars, Stacked, compute_scalars, stack_samples
+from .value import split_stacked, sum_tiles
 from .workspace import empty
 
 
-def _tiles(call: Call) -> Config | None:
-    fitting = [
-        config
-        for config in CONFIGS
-        if config.kernel == "stream.stream_kernel"
-        and config.products == call.products
-        and min(config.architectures) <= call.architecture
-        and config.blocks["BLOCK_D"] >= call.problem.columns
-    ]
-    return min(fitting, key=lambda config: config.blocks["BLOCK_D"], default=None)
+def _config(input_precision: str, columns: int, **others: Any) -> Config:
+    return Config(
+        kernel=mmd2_stream_gradient_kernel,
+        input_precision=input_precision,
+        blocks={"BLOCK_M": 64, "BLOCK_N": 32, "BLOCK_D": columns},
+        warps=8,
+        architectures=(90,),
+        **others,
+    )
+
+
+# BLOCK_D holds all columns: with the next larger size, each of these spills
+CONFIGS = (
+    _config("tf32x3", 32, stages=1, tensor_cores="wgmma"),
+    _config("bf16x3", 64, stages=1, tensor_cores="wgmma"),
+    _config("bf16", 128, tensor_cores="wgmma", pointers={"stacked_ptr": "bf16"}),
+    _config("ieee", 16, reason="twice as many spill on triton 3.6"),
+)
 
 
 def run(call: Call) -> Result:
-    """Value and gradients; without the second gradient its block of K is family V's."""
-    tiles, problem = _tiles(call), call.problem
-    if tiles is None:
+    """Compute value and gradients; a sample without a gradient takes tiles of the value family."""
+    problem = call.problem
+    config = find_config(
+        CONFIGS,
+        mmd2_stream_gradient_kernel,
+        call.input_precision,
+        call.architecture,
+        BLOCK_D=problem.columns,
+    )
+    if config is None:
         return tile.run(call)
-    dtype = bfloat16 if call.products == "bf16" else float32
-    stacked = stack(call.samples, dtype, centre=call.function.KERNEL == "gaussian")
-    numbers = elements(call, stacked.squares)
+    stacked = stack_samples(call)
+    scalars = compute_scalars(call, stacked.squares)
     owns = [own for own in (1, 0) if (problem.grad_x, problem.grad_y)[own]]
-    blocks = [triton.cdiv(call.samples.sizes[1 + own], tiles.blocks["BLOCK_M"]) for own in owns]
+    blocks = [triton.cdiv(call.samples.sizes[1 + own], config.blocks["BLOCK_M"]) for own in owns]
     totals = empty((problem.classes, sum(blocks)), float64, call.samples.x.device)
     gradients: dict[int, Tensor] = {}
     slot = 0
     for own, count in zip(owns, blocks, strict=True):
-        pairs = ("within" if gradients else "all") if problem.value else "none"
-        gradients[own] = _gradient(call, tiles, stacked, numbers, totals, own, slot, pairs)
+        terms = ("within" if gradients else "all") if problem.value else "none"
+        gradients[own] = _launch_gradient(
+            call, config, stacked, scalars, totals, own=own, slot=slot, terms=terms
+        )
         slot += count
-    value = _value(call, stacked, numbers, totals, owns) if problem.value else None
+    value = _compute_value(call, stacked, scalars, totals, owns) if problem.value else None
     return Result(value, gradients.get(0), gradients.get(1))
 
 
-def _value(
-    call: Call, stacked: Stacked, numbers: Elements, totals: Tensor, owns: list[int]
+def _compute_value(
+    call: Call, stacked: Stacked, scalars: BatchScalars, totals: Tensor, owns: list[int]
 ) -> Tensor:
     value = totals.sum(-1)
     if len(owns) == 1:
-        n, other = call.samples.sizes[1], 1 - owns[0]
-        part = slice(0, n) if other == 0 else slice(n, None)
-        side = Side(stacked.points[:, part], stacked.squares[:, part], other)
-        within = sums(call, side, None, numbers).flatten(1).sum(-1, dtype=float64)
-        value = value + within / numbers.pairs[:, other]
+        other = 1 - owns[0]
+        sample = split_stacked(stacked, call.samples.sizes[1])[other]
+        within = sum_tiles(call, sample, None, scalars).flatten(1).sum(-1, dtype=float64)
+        value = value + within / scalars.pairs[:, other]
     return value.to(float32)
 
 
-def _gradient(
+def _launch_gradient(
     call: Call,
-    tiles: Config,
+    config: Config,
     stacked: Stacked,
-    numbers: Elements,
+    scalars: BatchScalars,
     totals: Tensor,
+    *,
     own: int,
     slot: int,
-    pairs: str,
+    terms: str,
 ) -> Tensor:
     classes, n, m, d = call.samples.sizes
     size = (n, m)[own]
-    row_blocks = triton.cdiv(size, tiles.blocks["BLOCK_M"])
+    row_blocks = triton.cdiv(size, config.blocks["BLOCK_M"])
     gradient = empty((classes, size, d), float32, totals.device)
-    stream_kernel[(classes * row_blocks,)](
-        *stacked,
-        *numbers,
-        gradient,
-        totals,
-        call.function.parameters,
-        n,
-        m,
-        d,
-        row_blocks,
-        totals.shape[1],
-        slot,
+    mmd2_stream_gradient_kernel[(classes * row_blocks,)](
+        stacked_ptr=stacked.points,
+        squares_ptr=stacked.squares,
+        inverse_bandwidth_ptr=scalars.inverse_bandwidth,
+        pairs_ptr=scalars.pairs,
+        counts_ptr=scalars.counts,
+        gradient_ptr=gradient,
+        totals_ptr=totals,
+        N=n,
+        M=m,
+        D=d,
+        row_blocks=row_blocks,
+        slots=totals.shape[1],
+        first_slot=slot,
         OWN=own,
-        VALUE=pairs,
-        KERNEL=call.function.KERNEL,
-        ORDER=call.function.ORDER,
-        UNBIASED=call.unbiased,
-        PRECISION=call.products,
-        INTERPRET=interpreting(),
-        num_warps=tiles.warps,
-        num_stages=tiles.stages,
-        **tiles.blocks,
-        **LAUNCH_OPTIONS,
+        VALUE_TERMS=terms,
+        **call.bind_function(),
+        **config.blocks,
+        **config.options,
     )
     return gradient

@@ -1,162 +1,200 @@
-"""Launches family T: weights of all pairs, then their product with the points."""
+"""Launcher of the tile family: weights of all pairs, then their product with the points."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import triton
-from torch import Tensor, bfloat16, float32
+from torch import Tensor, float32
 
-from .call import Call, Result
-from .configs import Config, config
-from .encode import LAUNCH_OPTIONS, interpreting
-from .jit.tile import pull_kernel, weights_kernel
-from .prepass import Elements, Stacked, elements, stack
-from .value import Side, finish, sums
+from ..reference import Result
+from .call import Call
+from .configs import Config, find_config
+from .jit.tile import mmd2_tile_gradient_kernel, mmd2_tile_weights_kernel
+from .prepass import BatchScalars, Stacked, compute_scalars, stack_samples
+from .value import compute_value, split_stacked, sum_tiles
 from .workspace import empty
 
-WEIGHTS_BYTES = 256 * 2**20  # of the matrix of weights; more rows go in turns
+
+def _weights_config(precision: str, m: int, n: int, d: int, **others: Any) -> Config:
+    return Config(
+        kernel=mmd2_tile_weights_kernel,
+        input_precision=precision,
+        blocks={"BLOCK_M": m, "BLOCK_N": n, "BLOCK_D": d},
+        warps=8,
+        pointers={"stacked_ptr": "bf16"} if precision == "bf16" else {},
+        **others,
+    )
 
 
-class Sums(NamedTuple):
-    """Sums of k per tile, (C, slots each)."""
+def _gradient_config(
+    precision: str, m: int, k: int, d: int, *, warps: int = 8, **others: Any
+) -> Config:
+    return Config(
+        kernel=mmd2_tile_gradient_kernel,
+        input_precision=precision,
+        blocks={"BLOCK_M": m, "BLOCK_K": k, "BLOCK_D": d},
+        warps=warps,
+        pointers={"stacked_ptr": "bf16"} if precision == "bf16" else {},
+        **others,
+    )
 
-    within: Tensor | None  # None if not asked
+
+# 64 rows per block: class-wise samples of 90 and 180 rows waste less than with 128, and wgmma takes
+# at least 64
+_WGMMA: dict[str, Any] = {"stages": 3, "tensor_cores": "wgmma"}
+CONFIGS = (
+    _weights_config("tf32x3", 64, 128, 32, **_WGMMA),
+    _weights_config("bf16x3", 64, 128, 32, **_WGMMA),
+    _weights_config("bf16", 64, 128, 64, **_WGMMA),
+    _weights_config("ieee", 64, 64, 16),
+    _gradient_config("tf32x3", 64, 32, 128, **_WGMMA),
+    _gradient_config("bf16x3", 64, 32, 128, **_WGMMA, architectures=(90,)),
+    _gradient_config(
+        *("bf16x3", 64, 32, 64),
+        warps=4,
+        stages=3,
+        architectures=(80,),
+        reason="128 columns spill",
+    ),
+    _gradient_config("bf16", 64, 64, 128, **_WGMMA, reason="4 warps spill"),
+    _gradient_config("ieee", 64, 32, 16),
+)
+
+WEIGHTS_BYTES = 256 * 2**20  # of the matrix of weights; more rows are processed in chunks
+
+
+class KernelSums(NamedTuple):
+    """Sums of k per tile, (C, slots each); None if not requested."""
+
+    within: Tensor | None
     between: Tensor | None
 
 
-class Turn(NamedTuple):
-    """The part of the weights that is there at one time."""
+class Chunk(NamedTuple):
+    """The rows whose weights are in memory at one time."""
 
     elements: slice
     first_row: int
     rows: int
 
 
-def _turns(classes: int, rows: int, columns: int, block: int) -> Iterator[Turn]:
-    """Whole batch elements if a row of blocks of all of them fits, else one by one."""
+def _split_into_chunks(classes: int, rows: int, columns: int, block: int) -> Iterator[Chunk]:
+    """Take as many batch elements at once as have a row block each that fits, at least one."""
     together = max(1, min(classes, WEIGHTS_BYTES // (4 * block * columns)))
     fitting = max(1, WEIGHTS_BYTES // (4 * together * block * columns)) * block
     for element in range(0, classes, together):
         elements = slice(element, min(element + together, classes))
         for first in range(0, rows, fitting):
             count = min(fitting, triton.cdiv(rows - first, block) * block)
-            yield Turn(elements, first, count)
+            yield Chunk(elements, first, count)
 
 
-def gradient(call: Call, stacked: Stacked, elements: Elements, own: int) -> tuple[Tensor, Sums]:
-    """Gradient in x (``own`` 0) or y (1), and sums of k in the blocks it passes."""
+def _compute_gradient(
+    call: Call, stacked: Stacked, scalars: BatchScalars, own: int
+) -> tuple[Tensor, KernelSums]:
+    """Compute the gradient in x (``own`` 0) or y (1), and the sums of k of the same tiles."""
     classes, n, m, d = call.samples.sizes
     rows = (n, m)[own]
-    tiles = config("tile.weights_kernel", call.products, call.architecture)
-    block, width = tiles.blocks["BLOCK_M"], tiles.blocks["BLOCK_N"]
+    config = find_config(CONFIGS, mmd2_tile_weights_kernel, call.input_precision, call.architecture)
+    assert config is not None
+    block, width = config.blocks["BLOCK_M"], config.blocks["BLOCK_N"]
     row_blocks, x_blocks = triton.cdiv(rows, block), triton.cdiv(n, width)
     device = stacked.points.device
     partial = empty((classes, x_blocks + triton.cdiv(m, width), row_blocks), float32, device)
-    result = empty((classes, rows, d), float32, device)
+    gradient = empty((classes, rows, d), float32, device)
     weights: Tensor | None = None
-    for turn in _turns(classes, rows, n + m, block):
-        if weights is None:  # the first turn is the largest
-            weights = empty((turn.elements.stop, turn.rows, n + m), float32, device)
-        part = Stacked(*(tensor[turn.elements] for tensor in stacked))
-        numbers = Elements(*(tensor[turn.elements] for tensor in elements))
-        _weights(call, part, numbers, own, turn, weights, partial[turn.elements], tiles)
-        _pull(call, part, own, turn, weights, result[turn.elements])
+    for chunk in _split_into_chunks(classes, rows, n + m, block):
+        if weights is None:  # the first chunk is the largest
+            weights = empty((chunk.elements.stop, chunk.rows, n + m), float32, device)
+        part = Stacked(*(tensor[chunk.elements] for tensor in stacked))
+        numbers = BatchScalars(*(tensor[chunk.elements] for tensor in scalars))
+        sums = partial[chunk.elements]
+        _launch_weights(call, part, numbers, own, chunk, weights, sums, config)
+        _launch_gradient(call, part, own, chunk, weights, gradient[chunk.elements])
     if not call.problem.value:
-        return result, Sums(None, None)
+        return gradient, KernelSums(None, None)
     x_part, y_part = partial[:, :x_blocks], partial[:, x_blocks:]
-    return result, Sums(*((x_part, y_part) if own == 0 else (y_part, x_part)))
+    return gradient, KernelSums(*((x_part, y_part) if own == 0 else (y_part, x_part)))
 
 
-def _weights(
+def _launch_weights(
     call: Call,
     stacked: Stacked,
-    elements: Elements,
+    scalars: BatchScalars,
     own: int,
-    turn: Turn,
+    chunk: Chunk,
     weights: Tensor,
     partial: Tensor,
-    tiles: Config,
+    config: Config,
 ) -> None:
     _, n, m, d = call.samples.sizes
     classes, column_blocks, all_row_blocks = partial.shape
-    row_blocks = turn.rows // tiles.blocks["BLOCK_M"]
-    weights_kernel[(classes * row_blocks * column_blocks,)](
-        *stacked,
-        *elements,
-        weights,
-        partial,
-        call.function.parameters,
-        n,
-        m,
-        d,
-        d,
-        turn.first_row // tiles.blocks["BLOCK_M"],
-        row_blocks,
-        all_row_blocks,
+    row_blocks = chunk.rows // config.blocks["BLOCK_M"]
+    mmd2_tile_weights_kernel[(classes * row_blocks * column_blocks,)](
+        stacked_ptr=stacked.points,
+        squares_ptr=stacked.squares,
+        inverse_bandwidth_ptr=scalars.inverse_bandwidth,
+        pairs_ptr=scalars.pairs,
+        counts_ptr=scalars.counts,
+        weights_ptr=weights,
+        partial_ptr=partial,
+        N=n,
+        M=m,
+        D=d,
+        row_stride=d,
+        first_row_block=chunk.first_row // config.blocks["BLOCK_M"],
+        row_blocks=row_blocks,
+        all_row_blocks=all_row_blocks,
         OWN=own,
-        KERNEL=call.function.KERNEL,
-        ORDER=call.function.ORDER,
-        UNBIASED=call.unbiased,
         VALUE=call.problem.value,
-        PRECISION=call.products,
-        INTERPRET=interpreting(),
-        **tiles.blocks,
-        num_warps=tiles.warps,
-        num_stages=tiles.stages,
-        **LAUNCH_OPTIONS,
+        **call.bind_function(),
+        **config.blocks,
+        **config.options,
     )
 
 
-def _pull(
-    call: Call, stacked: Stacked, own: int, turn: Turn, weights: Tensor, result: Tensor
+def _launch_gradient(
+    call: Call, stacked: Stacked, own: int, chunk: Chunk, weights: Tensor, gradient: Tensor
 ) -> None:
     classes, n, m, d = stacked.points.shape[0], *call.samples.sizes[1:]
-    tiles = config("tile.pull_kernel", call.products, call.architecture)
-    row_blocks = triton.cdiv(turn.rows, tiles.blocks["BLOCK_M"])
-    pull_kernel[(classes * row_blocks * triton.cdiv(d, tiles.blocks["BLOCK_D"]),)](
-        weights,
-        stacked.points,
-        result,
-        n,
-        m,
-        d,
-        d,
-        turn.first_row,
-        turn.rows,
+    config = find_config(
+        CONFIGS, mmd2_tile_gradient_kernel, call.input_precision, call.architecture
+    )
+    assert config is not None
+    row_blocks = triton.cdiv(chunk.rows, config.blocks["BLOCK_M"])
+    column_blocks = triton.cdiv(d, config.blocks["BLOCK_D"])
+    mmd2_tile_gradient_kernel[(classes * row_blocks * column_blocks,)](
+        weights_ptr=weights,
+        stacked_ptr=stacked.points,
+        gradient_ptr=gradient,
+        N=n,
+        M=m,
+        D=d,
+        row_stride=d,
+        first_row=chunk.first_row,
+        chunk_rows=chunk.rows,
         OWN=own,
-        KERNEL=call.function.KERNEL,
-        PRECISION=call.products,
-        INTERPRET=interpreting(),
-        **tiles.blocks,
-        num_warps=tiles.warps,
-        num_stages=tiles.stages,
-        **LAUNCH_OPTIONS,
+        **call.bind_product(),
+        **config.blocks,
+        **config.options,
     )
 
 
 def run(call: Call) -> Result:
-    """MMD^2 and gradients by family T; the blocks no gradient passes are those of family V."""
-    gaussian = call.function.KERNEL == "gaussian"
-    dtype = bfloat16 if call.products == "bf16" else float32
-    stacked = stack(call.samples, dtype, centre=gaussian)
-    numbers = elements(call, stacked.squares)
+    """Compute MMD^2 and gradients; tiles that no gradient needs are those of the value family."""
+    stacked = stack_samples(call)
+    scalars = compute_scalars(call, stacked.squares)
     within: list[Tensor | None] = [None, None]
     between: Tensor | None = None
     gradients: list[Tensor | None] = [None, None]
-    for own, wanted in enumerate((call.problem.grad_x, call.problem.grad_y)):
-        if wanted:
-            gradients[own], found = gradient(call, stacked, numbers, own)
-            within[own], between = found
+    for own, requested in enumerate((call.problem.grad_x, call.problem.grad_y)):
+        if requested:
+            gradients[own], sums = _compute_gradient(call, stacked, scalars, own)
+            within[own], between = sums
     if not call.problem.value:
         return Result(None, *gradients)
-    n = call.samples.sizes[1]
-    x = Side(stacked.points[:, :n], stacked.squares[:, :n], 0)
-    y = Side(stacked.points[:, n:], stacked.squares[:, n:], 1)
-    for own, side in enumerate((x, y)):
-        if within[own] is None:
-            within[own] = sums(call, side, None, numbers)
-    if between is None:
-        between = sums(call, x, y, numbers)
-    assert within[0] is not None
-    assert within[1] is not None
-    return Result(finish(within[0], within[1], between, numbers), *gradients)
+    x, y = split_stacked(stacked, call.samples.sizes[1])
+    within_x = sum_tiles(call, x, None, scalars) if within[0] is None else within[0]
+    within_y = sum_tiles(call, y, None, scalars) if within[1] is None else within[1]
+    between = sum_tiles(call, x, y, scalars) if between is None else between
+    return Result(compute_value(within_x, within_y, between, scalars), *gradients)

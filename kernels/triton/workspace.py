@@ -1,9 +1,9 @@
-"""Where the kernels' memory comes from."""
+"""Memory for the outputs and the workspace of kernels."""
 
 import torch
 from torch import Tensor
 
 
 def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Memory that the kernels fill; tests put NaN in and around it."""
+    """Allocate memory that kernels fill; tests surround it with NaN."""
     return torch.empty(shape, dtype=dtype, device=device)

@@ -1,24 +1,26 @@
-"""Jit helpers that every family of kernels shares.
+"""Jit helpers that every kernel family shares, and the rules that all kernels here follow.
 
-The rules of all files here:
-
-- They hold ``@triton.jit`` functions only. What is allocated, and how many programs run, is the
-  business of the file of the same name beside this folder; which family serves a shape is data in
-  ``families.py``.
-- One-dimensional grids, taken apart by the kernel: ``tl.program_id(0).to(tl.int64)`` before any
-  product. Raw pointers only (block pointers left Triton with 3.9), a mask on every axis, no copies
-  to pad a tail. A masked element reads as zero and is not written.
-- Every output and all scratch is allocated by ``workspace.empty`` and fully written. No atomics: a
-  program owns the slots it writes, and slots are added in a fixed order, so results are bitwise
-  equal from run to run.
-- Constexprs are passed by keyword. ``INTERPRET`` is one of them everywhere: Triton's interpreter
-  multiplies the bit patterns of bfloat16 and knows no three-pass products, so there products are
-  plain float32. It shows errors of indexing and algebra, not of precision.
-- ``KERNEL`` is "gaussian" or "polynomial". ``parameters`` is a tuple of floats and ``ORDER`` a
-  constexpr: for a Gaussian the reciprocal scales, each followed by ``ORDER - 1`` scales half as
-  wide, and for a polynomial ``(gamma, coef0)`` and the degree.
-- ``inverse_bandwidth`` is a number per batch element, 1 where the scales hold the bandwidth. A
-  Gaussian is given, and summed, as ``k - k(0)``: the constant cancels in MMD^2.
+- Files in this folder hold ``@triton.jit`` functions only. The launcher of the same name, one
+  folder up, allocates memory and chooses the grid; ``families.py`` chooses the family by shape.
+- Grids have one dimension, which the kernel decomposes: ``tl.program_id(0).to(tl.int64)`` before
+  any product, so that offsets do not overflow. Kernels take raw pointers (Triton 3.9 removed block
+  pointers) and mask every axis: masked elements read as zero and are not written, so that no input
+  is padded.
+- Every output and all workspace comes from ``workspace.empty``, and kernels write all of it. No
+  atomics: each program writes slots of its own, and slots are added in a fixed order. Results are
+  therefore bitwise equal from run to run.
+- Launchers pass every argument by keyword.
+- ``INPUT_PRECISION`` is how tiles are multiplied: "ieee", "tf32x3", "bf16x3" (Triton's
+  ``input_precision``) or "bf16" (operands rounded once).
+- ``INTERPRET`` is true in Triton's interpreter, which multiplies the bit patterns of bfloat16 and
+  has no three-pass products. There every product is plain float32: the interpreter shows errors of
+  indexing and algebra, not of precision.
+- ``KERNEL`` is "gaussian" or "polynomial". Its numbers are ``parameters``, a tuple of floats, and
+  ``ORDER``. For a Gaussian, ``parameters`` are reciprocal scales, each of which stands for
+  ``ORDER`` scales, every one half as wide as the one before. For a polynomial, ``parameters`` are
+  ``(gamma, coef0)`` and ``ORDER`` is the degree.
+- ``inverse_bandwidth`` is one number per batch element; 1 if the scales include the bandwidth.
+- A Gaussian is computed and summed as ``k - k(0)``, because the constant cancels in MMD^2.
 """
 
 import triton
@@ -26,24 +28,26 @@ import triton.language as tl
 
 
 @triton.jit
-def dot(a, b, accumulator, PRECISION: tl.constexpr, INTERPRET: tl.constexpr):
-    """``accumulator + a @ b``, PRECISION being "ieee", "tf32x3", "bf16x3" or "bf16"."""
+def dot(a, b, accumulator, INPUT_PRECISION: tl.constexpr, INTERPRET: tl.constexpr):
+    """``accumulator + a @ b`` in float32."""
     if INTERPRET:
         total = tl.dot(
             a.to(tl.float32), b.to(tl.float32), accumulator.to(tl.float32), input_precision="ieee"
         )
-    elif PRECISION == "bf16":
+    elif INPUT_PRECISION == "bf16":
         total = tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16), accumulator)
     else:
-        total = tl.dot(a.to(tl.float32), b.to(tl.float32), accumulator, input_precision=PRECISION)
+        total = tl.dot(
+            a.to(tl.float32), b.to(tl.float32), accumulator, input_precision=INPUT_PRECISION
+        )
     return total
 
 
 @triton.jit
 def expm1_and_exp(v):
-    """``exp(v) - 1`` and ``exp(v)`` for ``v <= 0``, without a branch and without cancellation."""
+    """``exp(v) - 1`` and ``exp(v)`` for ``v <= 0``, without a branch or cancellation."""
     e = tl.exp2(v * 1.4426950408889634)
-    # the Taylor series to the seventh power: 7e-8 relative where it is used
+    # the Taylor series to the seventh power: relative error 7e-8 for v > -0.5
     series = 1.0 / 720 + v * (1.0 / 5040)
     series = 1.0 / 24 + v * (1.0 / 120 + v * series)
     series = v * (1.0 + v * (0.5 + v * (1.0 / 6 + v * series)))
@@ -93,10 +97,10 @@ def kernel_and_slope(
     KERNEL: tl.constexpr,
     ORDER: tl.constexpr,
 ):
-    """``k`` (a Gaussian's less k(0)) and ``dk / d(a.b)`` of a tile, zero where ``keep`` is not.
+    """``k`` (of a Gaussian: ``k - k(0)``) and ``dk / d(a.b)`` of a tile, zero where not ``keep``.
 
-    ``gram`` is (rows, columns), of centred points for a Gaussian; ``row_squares`` and
-    ``column_squares`` are their squared norms. What a caller does not use costs nothing.
+    ``gram`` is (rows, columns), for a Gaussian of centred points, whose squared norms are
+    ``row_squares`` and ``column_squares``. The compiler removes a result that the caller ignores.
     """
     if KERNEL == "gaussian":
         squared = row_squares[:, None] + column_squares[None, :] - 2.0 * gram
@@ -109,14 +113,14 @@ def kernel_and_slope(
 
 
 @triton.jit
-def kept_pairs(
+def mask_pairs(
     rows, columns, row_count, column_count, same, KERNEL: tl.constexpr, UNBIASED: tl.constexpr
 ):
-    """Which pairs of a tile count: inside both samples and, within one, off the diagonal.
+    """Mask of the pairs of a tile that count.
 
-    ``same`` (a tensor or a constexpr) says that both sides are one sample. A Gaussian's diagonal is
-    k(0), which is left out anyway, whatever rounding makes of the distance; a polynomial's counts
-    unless UNBIASED.
+    Both rows must lie within the lengths. If rows and columns belong to one sample (``same``, a
+    tensor or a constexpr), the diagonal of a Gaussian is masked: it is k(0) exactly, whatever
+    distance rounding gives. A polynomial's diagonal is masked only if UNBIASED.
     """
     keep = (rows < row_count)[:, None] & (columns < column_count)[None, :]
     if KERNEL == "gaussian" or UNBIASED:
@@ -133,14 +137,14 @@ def load_tile(
     row_count,
     column_count,
 ):
-    """A (rows, columns) tile of a row-major matrix, zero outside of the counts."""
+    """Load a (rows, columns) tile of a row-major matrix; zero beyond the counts."""
     mask = (rows < row_count)[:, None] & (columns < column_count)[None, :]
     offsets = rows.to(tl.int64)[:, None] * row_stride + columns[None, :]
     return tl.load(pointer + offsets, mask=mask, other=0.0)
 
 
 @triton.jit
-def gram_tile(
+def compute_gram(
     a_ptr,
     b_ptr,
     rows,
@@ -150,25 +154,67 @@ def gram_tile(
     row_count,
     column_count,
     D,
-    PRECISION: tl.constexpr,
+    INPUT_PRECISION: tl.constexpr,
     INTERPRET: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """``a[rows] @ b[columns].T``, float32; rows beyond the counts are zero."""
+    """``a[rows] @ b[columns].T`` in float32; zero beyond the counts."""
     total = tl.zeros((rows.shape[0], columns.shape[0]), tl.float32)
     for start in range(0, D, BLOCK_D):
         features = start + tl.arange(0, BLOCK_D)
         a = load_tile(a_ptr, rows, features, a_row_stride, row_count, D)
         b = load_tile(b_ptr, columns, features, b_row_stride, column_count, D)
-        total = dot(a, tl.trans(b), total, PRECISION, INTERPRET)
+        total = dot(a, tl.trans(b), total, INPUT_PRECISION, INTERPRET)
     return total
 
 
 @triton.jit
 def load_squares(squares_ptr, rows, row_count, KERNEL: tl.constexpr):
-    """Squared norms of rows, which only a Gaussian has."""
+    """Load the squared norms of rows, which only a Gaussian needs."""
     if KERNEL == "gaussian":
         squares = tl.load(squares_ptr + rows, mask=rows < row_count, other=0.0)
     else:
         squares = tl.zeros(rows.shape, tl.float32)
     return squares
+
+
+@triton.jit
+def count_rows(lengths_ptr, element, SIZE, HAS_LENGTHS: tl.constexpr):
+    """Number of rows that count in a batch element, as int32 and, NaN if invalid, as float64."""
+    rows = SIZE
+    # SIZE.to would fail: Triton makes an argument equal to one a Python constant
+    given = tl.full((), SIZE, tl.float64)
+    if HAS_LENGTHS:
+        length = tl.load(lengths_ptr + element).to(tl.int64)
+        rows = tl.minimum(tl.maximum(length, 0), SIZE).to(tl.int32)
+        given = tl.where(rows == length, length.to(tl.float64), float("nan"))
+        given = tl.where(length >= 1, given, float("nan"))
+    return rows, given
+
+
+@triton.jit
+def sum_squares(tile, INPUT_PRECISION: tl.constexpr, INTERPRET: tl.constexpr):
+    """Squared norms of rows as rounded by ``dot``, so that distances are those of real points."""
+    if INPUT_PRECISION == "bf16" and not INTERPRET:
+        tile = tile.to(tl.bfloat16).to(tl.float32)
+    return tl.sum(tile * tile, 1)
+
+
+@triton.jit
+def invert_bandwidth(
+    bandwidth_ptr,
+    spread,
+    total_rows,
+    MEAN_BANDWIDTH: tl.constexpr,
+    HAS_BANDWIDTH: tl.constexpr,
+):
+    """Reciprocal of the mean bandwidth, or of a given one (NaN if invalid); otherwise 1."""
+    bandwidth = total_rows * 0.0 + 1.0
+    if MEAN_BANDWIDTH:
+        bandwidth = 2.0 * spread / (total_rows - 1.0)
+        # zero only if all rows are equal; every distance is then zero, whatever the divisor
+        bandwidth = tl.where(bandwidth == 0.0, 1.0, bandwidth)
+    if HAS_BANDWIDTH:
+        given = tl.load(bandwidth_ptr).to(tl.float32)
+        bandwidth = tl.where((given > 0.0) & (given < float("inf")), given, float("nan"))
+    return 1.0 / bandwidth

@@ -1,33 +1,18 @@
-"""Before the tiles: points centred and stacked as [x; y], norms, and numbers per element.
+"""Pre-pass: centred points stacked as [x; y], their squared norms, scalars per batch element.
 
-Two passes over the points, both split over rows and columns, so that few classes fill a chip too.
+The points are read twice. Both passes have a program per block of rows, so that few batch elements
+occupy the whole GPU too.
 """
 
 import triton
 import triton.language as tl
 
-from .common import load_tile
+from .common import count_rows, load_tile
 
 
 @triton.jit
-def row_count(lengths_ptr, element, SIZE, HAS_LENGTHS: tl.constexpr):
-    """Rows of a batch element that count, and that number as it was given, NaN if impossible."""
-    rows = SIZE
-    # not SIZE.to: a size of one arrives as a constant
-    given = tl.full((), SIZE, tl.float64)
-    if HAS_LENGTHS:
-        length = tl.load(lengths_ptr + element).to(tl.int64)
-        rows = tl.minimum(tl.maximum(length, 0), SIZE).to(tl.int32)
-        given = tl.where(rows == length, length.to(tl.float64), float("nan"))
-        given = tl.where(length >= 1, given, float("nan"))
-    return rows, given
-
-
-@triton.jit
-def summed_rows(
-    pointer, anchor, start, end, columns, row_stride, D, BLOCK_N: tl.constexpr
-):  # fmt: skip
-    """Sum of rows start..end less the anchor, float32."""
+def sum_rows(pointer, anchor, start, end, columns, row_stride, D, BLOCK_N: tl.constexpr):
+    """Sum of ``row - anchor`` over the rows from start to end, float32."""
     total = tl.zeros_like(anchor)
     for first in range(start, end, BLOCK_N):
         rows = first + tl.arange(0, BLOCK_N)
@@ -38,7 +23,7 @@ def summed_rows(
 
 
 @triton.jit
-def sums_kernel(
+def mmd2_prepass_sums_kernel(
     x_ptr,  # (C, N, D), rows row_stride apart
     y_ptr,  # (C, M, D)
     x_lengths_ptr,  # (C,) integers
@@ -59,7 +44,7 @@ def sums_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Sums of chunks of rows, less the first row of x: equal rows give exact zeros."""
+    """Sums over chunks of rows of ``row - first row of x``: equal rows give exact zeros."""
     program = tl.program_id(0).to(tl.int64)
     column_blocks = tl.cdiv(D, BLOCK_D)
     columns = (program % column_blocks).to(tl.int32) * BLOCK_D + tl.arange(0, BLOCK_D)
@@ -68,28 +53,28 @@ def sums_kernel(
     x_ptr += element * x_class_stride
     anchor = tl.load(x_ptr + columns, mask=columns < D, other=0.0).to(tl.float32)
     if chunk < chunks_x:
-        rows, _ = row_count(x_lengths_ptr, element, N, HAS_X_LENGTHS)
+        rows, _ = count_rows(x_lengths_ptr, element, N, HAS_X_LENGTHS)
         start = chunk * chunk_rows
         end = tl.minimum(start + chunk_rows, rows)
-        total = summed_rows(x_ptr, anchor, start, end, columns, x_row_stride, D, BLOCK_N)
+        total = sum_rows(x_ptr, anchor, start, end, columns, x_row_stride, D, BLOCK_N)
     else:
-        rows, _ = row_count(y_lengths_ptr, element, M, HAS_Y_LENGTHS)
+        rows, _ = count_rows(y_lengths_ptr, element, M, HAS_Y_LENGTHS)
         start = (chunk - chunks_x) * chunk_rows
         end = tl.minimum(start + chunk_rows, rows)
         y_ptr += element * y_class_stride
-        total = summed_rows(y_ptr, anchor, start, end, columns, y_row_stride, D, BLOCK_N)
+        total = sum_rows(y_ptr, anchor, start, end, columns, y_row_stride, D, BLOCK_N)
     slot = (element * chunks + chunk) * D
     tl.store(sums_ptr + slot + columns, total, mask=columns < D)
 
 
 @triton.jit
-def stacked_kernel(
+def mmd2_prepass_stack_kernel(
     x_ptr,  # (C, N, D)
     y_ptr,  # (C, M, D)
     x_lengths_ptr,
     y_lengths_ptr,
-    sums_ptr,  # (C, chunks, D), what sums_kernel wrote
-    stacked_ptr,  # (C, N + M, D): zero beyond the lengths
+    sums_ptr,  # (C, chunks, D), from mmd2_prepass_sums_kernel
+    stacked_ptr,  # (C, N + M, D), zero beyond the lengths
     squares_ptr,  # (C, N + M): squared norms of the rows as stored
     x_class_stride,
     x_row_stride,
@@ -107,12 +92,12 @@ def stacked_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """A block of rows, all columns: less the mean of both samples if CENTRE, else as they are."""
+    """All columns of a block of rows, less the mean of both samples if CENTRE."""
     program = tl.program_id(0).to(tl.int64)
     block = (program % blocks).to(tl.int32)
     element = program // blocks
-    count_x, given_x = row_count(x_lengths_ptr, element, N, HAS_X_LENGTHS)
-    count_y, given_y = row_count(y_lengths_ptr, element, M, HAS_Y_LENGTHS)
+    count_x, given_x = count_rows(x_lengths_ptr, element, N, HAS_X_LENGTHS)
+    count_y, given_y = count_rows(y_lengths_ptr, element, M, HAS_Y_LENGTHS)
     total_rows = (given_x + given_y).to(tl.float32)
     x_ptr += element * x_class_stride
     y_ptr += element * y_class_stride
@@ -137,7 +122,7 @@ def stacked_kernel(
                 mean += tl.load(sums_ptr + chunk * D + columns, mask=within, other=0.0)
             tile = (tile - anchor[None, :]) - (mean / total_rows)[None, :]
         tile = tl.where(valid[:, None] & (columns < D)[None, :], tile, 0.0)
-        # norms of what is stored, so that distances are exactly those of the rounded points
+        # norms of the stored, rounded values: distances are then exactly those of the stored points
         stored = tile.to(stacked_ptr.dtype.element_ty)
         rounded = stored.to(tl.float32)
         squares += tl.sum(rounded * rounded, 1)
@@ -147,7 +132,7 @@ def stacked_kernel(
 
 
 @triton.jit
-def elements_kernel(
+def mmd2_prepass_scalars_kernel(
     squares_ptr,  # (C, N + M); not read unless MEAN_BANDWIDTH
     bandwidth_ptr,  # one number, or one per batch element; not read unless HAS_BANDWIDTH
     x_lengths_ptr,
@@ -165,10 +150,10 @@ def elements_kernel(
     UNBIASED: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """What every tile of a batch element needs; impossible lengths and bandwidths become NaN."""
+    """Scalars that every tile of a batch element needs; NaN for invalid lengths and bandwidths."""
     element = tl.program_id(0).to(tl.int64)
-    count_x, n = row_count(x_lengths_ptr, element, N, HAS_X_LENGTHS)
-    count_y, m = row_count(y_lengths_ptr, element, M, HAS_Y_LENGTHS)
+    count_x, n = count_rows(x_lengths_ptr, element, N, HAS_X_LENGTHS)
+    count_y, m = count_rows(y_lengths_ptr, element, M, HAS_Y_LENGTHS)
     inverse = n * 0.0 + 1.0
     if MEAN_BANDWIDTH:
         total = tl.zeros((BLOCK_N,), tl.float64)
@@ -178,7 +163,7 @@ def elements_kernel(
             squares = tl.load(squares_ptr + rows, mask=rows < N + M, other=0.0)
             total += squares.to(tl.float64)
         bandwidth = 2.0 * tl.sum(total, 0) / (n + m - 1.0)
-        # zero only if all rows are equal: every distance is then zero, whatever divides it
+        # zero only if all rows are equal; every distance is then zero, whatever the divisor
         inverse = 1.0 / tl.where(bandwidth == 0.0, 1.0, bandwidth)
     if HAS_BANDWIDTH:
         bandwidth = tl.load(bandwidth_ptr + element * bandwidth_step).to(tl.float64)

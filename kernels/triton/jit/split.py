@@ -1,28 +1,26 @@
-"""Few batch elements of many columns: columns are split over programs, in three launches.
+"""The split family: few batch elements of many columns; programs share the columns (split-K).
 
-Slices of the products of all pairs, then weights from their sums in a fixed order; gradients are in
-``split_gradient.py``. Rows are numbered as if stacked, those of x first. No pre-pass: what a
-program of the first kernel writes of a pair is ``-|a - b|^2 / 2`` over its slice, for which any
-origin will do.
+Three launches: products of all pairs over slices of the columns; weights from the slices, added in
+a fixed order; gradients (``split_gradient.py``). Rows are numbered as if stacked, those of x first.
+There is no pre-pass: for a Gaussian the first kernel writes ``-|a - b|^2 / 2`` over its slice,
+which does not depend on the origin.
 """
 
 import triton
 import triton.language as tl
 
-from .common import dot, kernel_and_slope, load_tile
-from .prepass import row_count
-from .small import inverse_of_bandwidth, rounded_squares
+from .common import count_rows, dot, invert_bandwidth, kernel_and_slope, load_tile, sum_squares
 
 
 @triton.jit
-def products_kernel(
+def mmd2_split_products_kernel(
     x_ptr,  # (C, N, D), rows x_row_stride apart
     y_ptr,  # (C, M, D)
     x_lengths_ptr,  # (C,) integers
     y_lengths_ptr,
-    partial_ptr,  # (C, slices, R, N + M): R rows, from x's or y's first on
+    partial_ptr,  # (C, slices, R, N + M): R rows, from first_row on
     means_ptr,  # (C, column_blocks, D): means of blocks of rows, less the first row of x
-    spreads_ptr,  # (C, slices, column_blocks): squares of what is left
+    spreads_ptr,  # (C, slices, column_blocks): squared distances of rows from the block's mean
     x_class_stride,
     x_row_stride,
     y_class_stride,
@@ -41,7 +39,7 @@ def products_kernel(
     HAS_X_LENGTHS: tl.constexpr,
     HAS_Y_LENGTHS: tl.constexpr,
     KERNEL: tl.constexpr,
-    PRECISION: tl.constexpr,
+    INPUT_PRECISION: tl.constexpr,
     INTERPRET: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -53,8 +51,8 @@ def products_kernel(
     column_block = (program // row_blocks % column_blocks).to(tl.int32)
     piece = (program // row_blocks // column_blocks % slices).to(tl.int32)
     element = program // row_blocks // column_blocks // slices
-    x_count, _ = row_count(x_lengths_ptr, element, N, HAS_X_LENGTHS)
-    y_count, _ = row_count(y_lengths_ptr, element, M, HAS_Y_LENGTHS)
+    x_count, _ = count_rows(x_lengths_ptr, element, N, HAS_X_LENGTHS)
+    y_count, _ = count_rows(y_lengths_ptr, element, M, HAS_Y_LENGTHS)
     x_ptr += element * x_class_stride
     y_ptr += element * y_class_stride
     a_is_x, b_is_x = row_block < x_row_blocks, column_block < x_column_blocks
@@ -64,7 +62,7 @@ def products_kernel(
     a_count, b_count = tl.where(a_is_x, x_count, y_count), tl.where(b_is_x, x_count, y_count)
     rows = tl.where(a_is_x, row_block, row_block - x_row_blocks) * BLOCK_M + tl.arange(0, BLOCK_M)
     others = tl.where(b_is_x, column_block, column_block - x_column_blocks) * BLOCK_N
-    # 0 beyond the length: such a block keeps the first row of x as its origin
+    # 0 beyond the length: the origin of such a block is the first row of x
     filled = tl.minimum(tl.maximum(b_count - others, 0), BLOCK_N)
     others += tl.arange(0, BLOCK_N)
     total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
@@ -84,9 +82,9 @@ def products_kernel(
                 tl.store(means_ptr + columns, mean, mask=within)
             b = tl.where((others < b_count)[:, None], b - mean[None, :], 0.0)
             a = tl.where((rows < a_count)[:, None], a - anchor[None, :] - mean[None, :], 0.0)
-            a_squares += rounded_squares(a, PRECISION, INTERPRET)
-            b_squares += rounded_squares(b, PRECISION, INTERPRET)
-        total = dot(a, tl.trans(b), total, PRECISION, INTERPRET)
+            a_squares += sum_squares(a, INPUT_PRECISION, INTERPRET)
+            b_squares += sum_squares(b, INPUT_PRECISION, INTERPRET)
+        total = dot(a, tl.trans(b), total, INPUT_PRECISION, INTERPRET)
     if KERNEL == "gaussian":
         total -= 0.5 * (a_squares[:, None] + b_squares[None, :])
         if row_block == 0:
@@ -100,7 +98,7 @@ def products_kernel(
 
 
 @triton.jit
-def spread_of(
+def compute_spread(
     means_ptr,
     spreads_ptr,
     x_count,
@@ -113,7 +111,7 @@ def spread_of(
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Squared distances of all rows from their mean: within blocks, and of the blocks' means."""
+    """Sum of squared distances of all rows from their mean, from those of blocks of rows."""
     spread = tl.sum(tl.zeros((BLOCK_D,), tl.float32), 0)
     for slot in range(slices * column_blocks):
         spread += tl.load(spreads_ptr + slot)
@@ -121,7 +119,7 @@ def spread_of(
         columns = start + tl.arange(0, BLOCK_D)
         mean = tl.zeros((BLOCK_D,), tl.float32)
         between = tl.zeros((BLOCK_D,), tl.float32)
-        # after k blocks: their mean, and the spread of their means, by the usual recurrence
+        # the mean of the blocks so far and the spread of their means, by Welford's recurrence
         rows = 0
         for block in range(column_blocks):
             of_x = tl.minimum(tl.maximum(x_count - block * BLOCK_N, 0), BLOCK_N)
@@ -139,15 +137,15 @@ def spread_of(
 
 
 @triton.jit
-def weights_kernel(
+def mmd2_split_weights_kernel(
     partial_ptr,  # (C, slices, R, N + M)
     means_ptr,  # (C, column_blocks, D)
     spreads_ptr,  # (C, slices, column_blocks)
     bandwidth_ptr,  # one number, or one per batch element; not read unless HAS_BANDWIDTH
     x_lengths_ptr,
     y_lengths_ptr,
-    weights_ptr,  # (C, R, N + M): of the points in the gradients of the rows
-    totals_ptr,  # (C, row_blocks) float64: shares of MMD^2, right if R is N + M
+    weights_ptr,  # (C, R, N + M): weight of each point in the gradient of each row
+    totals_ptr,  # (C, row_blocks) float64: shares of MMD^2, valid if R is N + M
     parameters,
     bandwidth_step,
     N,
@@ -171,20 +169,20 @@ def weights_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """A few rows against all rows: the slices added in order, and what follows from the sums."""
+    """Weights and share of MMD^2 of a few rows, from the slices added in order."""
     program = tl.program_id(0).to(tl.int64)
     element, row_block = program // row_blocks, (program % row_blocks).to(tl.int32)
-    x_count, n = row_count(x_lengths_ptr, element, N, HAS_X_LENGTHS)
-    y_count, m = row_count(y_lengths_ptr, element, M, HAS_Y_LENGTHS)
+    x_count, n = count_rows(x_lengths_ptr, element, N, HAS_X_LENGTHS)
+    y_count, m = count_rows(y_lengths_ptr, element, M, HAS_Y_LENGTHS)
     total_rows = (n + m).to(tl.float32)
     spread = total_rows
     if MEAN_BANDWIDTH:
-        spread = spread_of(
+        spread = compute_spread(
             means_ptr + element * column_blocks * D, spreads_ptr + element * slices * column_blocks,
             x_count, y_count, total_rows, D, slices, x_column_blocks, column_blocks, BLOCK_N,
             BLOCK_D,
         )  # fmt: skip
-    inverse_bandwidth = inverse_of_bandwidth(
+    inverse_bandwidth = invert_bandwidth(
         bandwidth_ptr + element * bandwidth_step, spread, total_rows, MEAN_BANDWIDTH, HAS_BANDWIDTH
     )
     own = row_block * BLOCK_R + tl.arange(0, BLOCK_R)
@@ -205,7 +203,7 @@ def weights_kernel(
     k, slope = kernel_and_slope(
         products, zero_rows, zero_others, keep, inverse_bandwidth, parameters, KERNEL, ORDER
     )
-    # an impossible length is NaN, which both samples shall show
+    # an invalid length is NaN, and the gradients of both samples must show it
     nothing = (n + m) * 0.0
     x_share = (1.0 / (n * (n - 1.0 if UNBIASED else n)) + nothing).to(tl.float32)
     y_share = (1.0 / (m * (m - 1.0 if UNBIASED else m)) + nothing).to(tl.float32)

@@ -1,14 +1,13 @@
-"""Gradients of a few batch elements from the weights that ``split.py`` writes."""
+"""The split family, third launch: gradients from the weights that ``split.py`` writes."""
 
 import triton
 import triton.language as tl
 
-from .common import dot, load_tile
-from .prepass import row_count
+from .common import count_rows, dot, load_tile
 
 
 @triton.jit
-def pull_of(
+def add_products(
     total,
     row_weights,
     weights_ptr,
@@ -21,23 +20,23 @@ def pull_of(
     row_end,
     count,
     D,
-    PRECISION: tl.constexpr,
+    INPUT_PRECISION: tl.constexpr,
     INTERPRET: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """``weights @ points`` added to ``total``, and the weights to ``row_weights``."""
+    """Add ``weights @ points`` to ``total`` and the sums of weights to ``row_weights``."""
     for start in range(0, count, BLOCK_K):
         others = start + tl.arange(0, BLOCK_K)
         weights = load_tile(weights_ptr, rows, others, weights_stride, row_end, count)
         points = load_tile(points_ptr, others, columns, row_stride, count, D).to(tl.float32)
         points = tl.where((others < count)[:, None], points - origin[None, :], 0.0)
-        total = dot(weights, points, total, PRECISION, INTERPRET)
+        total = dot(weights, points, total, INPUT_PRECISION, INTERPRET)
         row_weights += tl.sum(weights, 1)
     return total, row_weights
 
 
 @triton.jit
-def pull_kernel(
+def mmd2_split_gradient_kernel(
     x_ptr,
     y_ptr,
     x_lengths_ptr,
@@ -60,7 +59,7 @@ def pull_kernel(
     HAS_X_LENGTHS: tl.constexpr,
     HAS_Y_LENGTHS: tl.constexpr,
     KERNEL: tl.constexpr,
-    PRECISION: tl.constexpr,
+    INPUT_PRECISION: tl.constexpr,
     INTERPRET: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -73,13 +72,13 @@ def pull_kernel(
     columns = (program // row_blocks % column_programs).to(tl.int32) * BLOCK_D
     columns += tl.arange(0, BLOCK_D)
     element = program // row_blocks // column_programs
-    x_count, _ = row_count(x_lengths_ptr, element, N, HAS_X_LENGTHS)
-    y_count, _ = row_count(y_lengths_ptr, element, M, HAS_Y_LENGTHS)
+    x_count, _ = count_rows(x_lengths_ptr, element, N, HAS_X_LENGTHS)
+    y_count, _ = count_rows(y_lengths_ptr, element, M, HAS_Y_LENGTHS)
     x_ptr += element * x_class_stride
     y_ptr += element * y_class_stride
     origin = tl.zeros((BLOCK_D,), tl.float32)
     if KERNEL == "gaussian":
-        # near the mean of x: its first row, and the mean of its first block less that
+        # near the mean of x: its first row plus the mean of its first block relative to that row
         origin = tl.load(x_ptr + columns, mask=columns < D, other=0.0).to(tl.float32)
         mean = means_ptr + element * column_blocks * D + columns
         origin += tl.load(mean, mask=columns < D, other=0.0)
@@ -88,13 +87,13 @@ def pull_kernel(
     weights_ptr += first * (N + M)
     total = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
     row_weights = tl.zeros((BLOCK_M,), tl.float32)
-    total, row_weights = pull_of(
+    total, row_weights = add_products(
         total, row_weights, weights_ptr, x_ptr, origin, rows, columns, N + M, x_row_stride, size,
-        x_count, D, PRECISION, INTERPRET, BLOCK_K,
+        x_count, D, INPUT_PRECISION, INTERPRET, BLOCK_K,
     )  # fmt: skip
-    total, row_weights = pull_of(
+    total, row_weights = add_products(
         total, row_weights, weights_ptr + N, y_ptr, origin, rows, columns, N + M, y_row_stride,
-        size, y_count, D, PRECISION, INTERPRET, BLOCK_K,
+        size, y_count, D, INPUT_PRECISION, INTERPRET, BLOCK_K,
     )  # fmt: skip
     if KERNEL == "gaussian":
         if OWN == 0:

@@ -1,23 +1,23 @@
-"""Many rows of few columns: rows stay on chip while all others stream past; no matrix of weights.
+"""The stream family: many rows of few columns, without a matrix of weights in memory.
 
-Points are centred and stacked by the pre-pass.
+A block of rows stays on chip while all rows are read. The pre-pass centres and stacks the points.
 """
 
 import triton
 import triton.language as tl
 
-from .common import dot, kept_pairs, kernel_and_slope, load_squares, load_tile
+from .common import dot, kernel_and_slope, load_squares, load_tile, mask_pairs
 
 
 @triton.jit
-def stream_kernel(
+def mmd2_stream_gradient_kernel(
     stacked_ptr,  # (C, N + M, D)
     squares_ptr,  # (C, N + M)
     inverse_bandwidth_ptr,  # (C,)
     pairs_ptr,  # (C, 3) float64
     counts_ptr,  # (C, 2) int32
     gradient_ptr,  # (C, N or M, D) float32
-    totals_ptr,  # (C, slots) float64: shares of MMD^2, from first_slot on, one per block of rows
+    totals_ptr,  # (C, slots) float64: shares of MMD^2, one per row block, from first_slot on
     parameters,
     N,
     M,
@@ -26,11 +26,11 @@ def stream_kernel(
     slots,
     first_slot,
     OWN: tl.constexpr,  # 0: gradient in x, 1: in y
-    VALUE: tl.constexpr,  # "none", "within": pairs within OWN, or "all": those with the other too
+    VALUE_TERMS: tl.constexpr,  # "none", "within": own pairs, or "all": pairs with other as well
     KERNEL: tl.constexpr,
     ORDER: tl.constexpr,
     UNBIASED: tl.constexpr,
-    PRECISION: tl.constexpr,
+    INPUT_PRECISION: tl.constexpr,
     INTERPRET: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -48,36 +48,36 @@ def stream_kernel(
     own = load_tile(stacked_ptr + first * D, rows, columns, D, row_count, D)
     own_squares = load_squares(squares_ptr + first, rows, row_count, KERNEL)
     inverse_bandwidth = tl.load(inverse_bandwidth_ptr + element)
-    pull = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
+    gradient = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
     row_weights = tl.zeros((BLOCK_M,), tl.float32)
     total = tl.zeros((BLOCK_M,), tl.float64)
-    for side in tl.static_range(2):
-        side_first = 0 if side == 0 else N
-        count = tl.load(counts_ptr + element * 2 + side)
-        pairs = tl.load(pairs_ptr + element * 3 + (side if side == OWN else 2))
-        share = 1.0 / pairs if side == OWN else -1.0 / pairs
+    for sample in tl.static_range(2):
+        sample_first = 0 if sample == 0 else N
+        count = tl.load(counts_ptr + element * 2 + sample)
+        pairs = tl.load(pairs_ptr + element * 3 + (sample if sample == OWN else 2))
+        share = 1.0 / pairs if sample == OWN else -1.0 / pairs
         k_rows = tl.zeros((BLOCK_M,), tl.float64)
         for start in range(0, count, BLOCK_N):
             others = start + tl.arange(0, BLOCK_N)
-            points = load_tile(stacked_ptr + side_first * D, others, columns, D, count, D)
+            points = load_tile(stacked_ptr + sample_first * D, others, columns, D, count, D)
             gram = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-            gram = dot(own, tl.trans(points), gram, PRECISION, INTERPRET)
-            squares = load_squares(squares_ptr + side_first, others, count, KERNEL)
-            keep = kept_pairs(rows, others, row_count, count, side == OWN, KERNEL, UNBIASED)
+            gram = dot(own, tl.trans(points), gram, INPUT_PRECISION, INTERPRET)
+            squares = load_squares(squares_ptr + sample_first, others, count, KERNEL)
+            keep = mask_pairs(rows, others, row_count, count, sample == OWN, KERNEL, UNBIASED)
             k, slope = kernel_and_slope(
                 gram, own_squares, squares, keep, inverse_bandwidth, parameters, KERNEL, ORDER
             )
-            if VALUE == "all" or (VALUE == "within" and side == OWN):
+            if VALUE_TERMS == "all" or (VALUE_TERMS == "within" and sample == OWN):
                 k_rows += tl.sum(k, 1).to(tl.float64)
             weights = slope * (2.0 * share).to(tl.float32)
             row_weights += tl.sum(weights, 1)
-            pull = dot(weights, points, pull, PRECISION, INTERPRET)
-        total += k_rows * (share if side == OWN else 2.0 * share)
-        # an impossible length is NaN, which both samples shall show
-        pull += (pairs * 0.0).to(tl.float32)
+            gradient = dot(weights, points, gradient, INPUT_PRECISION, INTERPRET)
+        total += k_rows * (share if sample == OWN else 2.0 * share)
+        # an invalid length is NaN, and the gradients of both samples must show it
+        gradient += (pairs * 0.0).to(tl.float32)
     if KERNEL == "gaussian":
-        pull -= row_weights[:, None] * own.to(tl.float32)
-    if VALUE != "none":
+        gradient -= row_weights[:, None] * own.to(tl.float32)
+    if VALUE_TERMS != "none":
         tl.store(totals_ptr + element * slots + first_slot + row_block, tl.sum(total, 0))
     offsets = (element * size + rows)[:, None] * D + columns[None, :]
-    tl.store(gradient_ptr + offsets, pull, mask=(rows < size)[:, None] & (columns < D)[None, :])
+    tl.store(gradient_ptr + offsets, gradient, mask=(rows < size)[:, None] & (columns < D)[None, :])

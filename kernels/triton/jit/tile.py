@@ -1,23 +1,23 @@
-"""Family T: the weights of all pairs, then their product with the points. Serves every shape.
+"""The tile family: the weights of all pairs, then their product with the points; for any shape.
 
-Rows are those of the sample whose gradient is wanted ("own"), columns the stacked rows [x; y].
+Rows are those of the sample whose gradient is requested ("own"), columns the stacked rows [x; y].
 """
 
 import triton
 import triton.language as tl
 
-from .common import dot, gram_tile, kept_pairs, kernel_and_slope, load_squares, load_tile
+from .common import compute_gram, dot, kernel_and_slope, load_squares, load_tile, mask_pairs
 
 
 @triton.jit
-def weights_kernel(
+def mmd2_tile_weights_kernel(
     stacked_ptr,  # (C, N + M, D)
     squares_ptr,  # (C, N + M)
     inverse_bandwidth_ptr,  # (C,)
     pairs_ptr,  # (C, 3) float64
     counts_ptr,  # (C, 2) int32
-    weights_ptr,  # (C, chunk_rows, N + M): 2 / pairs dk / d(a.b), negative between the samples
-    partial_ptr,  # (C, column blocks, all row blocks): sums of k; not written unless VALUE
+    weights_ptr,  # (C, chunk_rows, N + M): 2 / pairs * dk / d(a.b), negative between the samples
+    partial_ptr,  # (C, column blocks, all row blocks): sums of k; written if VALUE
     parameters,
     N,
     M,
@@ -31,31 +31,31 @@ def weights_kernel(
     ORDER: tl.constexpr,
     UNBIASED: tl.constexpr,
     VALUE: tl.constexpr,
-    PRECISION: tl.constexpr,
+    INPUT_PRECISION: tl.constexpr,
     INTERPRET: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """One tile of weights, and its sum of k."""
+    """One tile of weights and its sum of k."""
     program = tl.program_id(0).to(tl.int64)
     row_block = (program % row_blocks).to(tl.int32)
     x_blocks = tl.cdiv(N, BLOCK_N)
     column_blocks = x_blocks + tl.cdiv(M, BLOCK_N)
     column_block = (program // row_blocks % column_blocks).to(tl.int32)
     element = program // row_blocks // column_blocks
-    side = tl.where(column_block < x_blocks, 0, 1)
-    size = tl.where(side == 0, N, M)
+    sample = tl.where(column_block < x_blocks, 0, 1)
+    size = tl.where(sample == 0, N, M)
     own_size = N if OWN == 0 else M
     rows = (first_row_block + row_block) * BLOCK_M + tl.arange(0, BLOCK_M)
-    columns = (column_block - side * x_blocks) * BLOCK_N + tl.arange(0, BLOCK_N)
+    columns = (column_block - sample * x_blocks) * BLOCK_N + tl.arange(0, BLOCK_N)
     row_count = tl.load(counts_ptr + element * 2 + OWN)
-    column_count = tl.load(counts_ptr + element * 2 + side)
+    column_count = tl.load(counts_ptr + element * 2 + sample)
     own_first = element * (N + M) + OWN * N
-    side_first = element * (N + M) + side * N
-    gram = gram_tile(
+    sample_first = element * (N + M) + sample * N
+    gram = compute_gram(
         stacked_ptr + own_first * row_stride,
-        stacked_ptr + side_first * row_stride,
+        stacked_ptr + sample_first * row_stride,
         rows,
         columns,
         row_stride,
@@ -63,16 +63,16 @@ def weights_kernel(
         row_count,
         column_count,
         D,
-        PRECISION,
+        INPUT_PRECISION,
         INTERPRET,
         BLOCK_D,
     )
-    same = side == OWN
+    same = sample == OWN
     k, slope = kernel_and_slope(
         gram,
         load_squares(squares_ptr + own_first, rows, row_count, KERNEL),
-        load_squares(squares_ptr + side_first, columns, column_count, KERNEL),
-        kept_pairs(rows, columns, row_count, column_count, same, KERNEL, UNBIASED),
+        load_squares(squares_ptr + sample_first, columns, column_count, KERNEL),
+        mask_pairs(rows, columns, row_count, column_count, same, KERNEL, UNBIASED),
         tl.load(inverse_bandwidth_ptr + element),
         parameters,
         KERNEL,
@@ -82,7 +82,7 @@ def weights_kernel(
     weight = (tl.where(same, 2.0, -2.0) / pairs).to(tl.float32)
     chunk_row = row_block * BLOCK_M + tl.arange(0, BLOCK_M)
     offsets = (element * row_blocks * BLOCK_M + chunk_row)[:, None] * (N + M) + (
-        side * N + columns
+        sample * N + columns
     )[None, :]
     inside = (rows < own_size)[:, None] & (columns < size)[None, :]
     tl.store(weights_ptr + offsets, slope * weight, mask=inside)
@@ -92,7 +92,7 @@ def weights_kernel(
 
 
 @triton.jit
-def pull_kernel(
+def mmd2_tile_gradient_kernel(
     weights_ptr,  # (C, chunk_rows, N + M)
     stacked_ptr,  # (C, N + M, D)
     gradient_ptr,  # (C, own rows, D) float32
@@ -104,13 +104,13 @@ def pull_kernel(
     chunk_rows,
     OWN: tl.constexpr,
     KERNEL: tl.constexpr,
-    PRECISION: tl.constexpr,
+    INPUT_PRECISION: tl.constexpr,
     INTERPRET: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """``weights @ stacked``, and for a Gaussian less ``rowsum(weights) own``."""
+    """``weights @ stacked``; for a Gaussian, less ``rowsum(weights) * own``."""
     program = tl.program_id(0).to(tl.int64)
     row_blocks = tl.cdiv(chunk_rows, BLOCK_M)
     d_blocks = tl.cdiv(D, BLOCK_D)
@@ -127,7 +127,7 @@ def pull_kernel(
         pairs = start + tl.arange(0, BLOCK_K)
         weights = load_tile(weights_ptr, local_rows, pairs, N + M, weights_end, N + M)
         points = load_tile(points_ptr, pairs, features, row_stride, N + M, D)
-        total = dot(weights, points, total, PRECISION, INTERPRET)
+        total = dot(weights, points, total, INPUT_PRECISION, INTERPRET)
         row_sums += tl.sum(weights, 1)
     rows = first_row + local_rows
     if KERNEL == "gaussian":

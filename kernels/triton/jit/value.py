@@ -1,17 +1,18 @@
-"""Family V: the value alone, from tiles whose sums are kept and not the tiles themselves."""
+"""The value family: MMD^2 without a gradient; only the sum of each tile of k is stored."""
 
 import triton
 import triton.language as tl
 
-from .common import gram_tile, kept_pairs, kernel_and_slope, load_squares
+from .common import compute_gram, kernel_and_slope, load_squares, mask_pairs
 
 
 @triton.jit
-def grouped_tile(tile, row_blocks, column_blocks, SAME: tl.constexpr, GROUP: tl.constexpr):
-    """Row and column block of a tile, GROUP rows of blocks at a time so that they stay in cache.
+def locate_tile(tile, row_blocks, column_blocks, SAME: tl.constexpr, GROUP: tl.constexpr):
+    """Row block and column block of a tile number.
 
-    Within one sample only blocks up to the diagonal are visited; a group's last columns hold a few
-    that lie beyond it. Shapes: group g of a triangle has GROUP rows and GROUP (g + 1) columns.
+    Tiles are numbered in groups of GROUP row blocks, so that the points of a group stay in the
+    cache. If SAME, only the lower triangle is visited: group g has GROUP rows and GROUP * (g + 1)
+    columns of blocks, the last few of which lie above the diagonal.
     """
     if SAME:
         squared = GROUP * GROUP
@@ -27,7 +28,7 @@ def grouped_tile(tile, row_blocks, column_blocks, SAME: tl.constexpr, GROUP: tl.
         per_group = GROUP * tl.full((), column_blocks, tl.int64)
         group = tile // per_group
         local = tile % per_group
-        # the last group may be lower
+        # the last group may have fewer rows
         height = tl.minimum(row_blocks - group * GROUP, GROUP)
         column = local // height
         row = group * GROUP + local % height
@@ -35,7 +36,7 @@ def grouped_tile(tile, row_blocks, column_blocks, SAME: tl.constexpr, GROUP: tl.
 
 
 @triton.jit
-def sums_kernel(
+def mmd2_value_sums_kernel(
     a_ptr,  # (C, A, D)
     b_ptr,  # (C, B, D), a_ptr again if SAME
     a_squares_ptr,  # (C, A); not read for a polynomial
@@ -53,26 +54,26 @@ def sums_kernel(
     b_row_stride,
     a_squares_step,
     b_squares_step,
-    a_side,  # 0: x, 1: y
-    b_side,
+    a_sample,  # 0: x, 1: y
+    b_sample,
     tiles,
-    SAME: tl.constexpr,  # a and b are one sample, and tiles a triangle
+    SAME: tl.constexpr,  # a and b are one sample: tiles of the lower triangle
     KERNEL: tl.constexpr,
     ORDER: tl.constexpr,
     UNBIASED: tl.constexpr,
-    PRECISION: tl.constexpr,
+    INPUT_PRECISION: tl.constexpr,
     INTERPRET: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
     GROUP: tl.constexpr,
 ):
-    """Sum of k over one tile, twice over for a tile below the diagonal of one sample."""
+    """Sum of k over one tile, doubled if the tile stands for its mirror image too."""
     program = tl.program_id(0).to(tl.int64)
     element = program // tiles
     row_blocks = tl.cdiv(A, BLOCK_M)
     column_blocks = tl.cdiv(B, BLOCK_N)
-    row_block, column_block = grouped_tile(program % tiles, row_blocks, column_blocks, SAME, GROUP)
+    row_block, column_block = locate_tile(program % tiles, row_blocks, column_blocks, SAME, GROUP)
     beyond = row_block >= row_blocks
     if SAME:
         beyond = beyond | (column_block > row_block)
@@ -81,9 +82,9 @@ def sums_kernel(
     else:
         rows = row_block * BLOCK_M + tl.arange(0, BLOCK_M)
         columns = column_block * BLOCK_N + tl.arange(0, BLOCK_N)
-        row_count = tl.load(counts_ptr + element * 2 + a_side)
-        column_count = tl.load(counts_ptr + element * 2 + b_side)
-        gram = gram_tile(
+        row_count = tl.load(counts_ptr + element * 2 + a_sample)
+        column_count = tl.load(counts_ptr + element * 2 + b_sample)
+        gram = compute_gram(
             a_ptr + element * a_class_stride,
             b_ptr + element * b_class_stride,
             rows,
@@ -93,7 +94,7 @@ def sums_kernel(
             row_count,
             column_count,
             D,
-            PRECISION,
+            INPUT_PRECISION,
             INTERPRET,
             BLOCK_D,
         )
@@ -101,7 +102,7 @@ def sums_kernel(
             gram,
             load_squares(a_squares_ptr + element * a_squares_step, rows, row_count, KERNEL),
             load_squares(b_squares_ptr + element * b_squares_step, columns, column_count, KERNEL),
-            kept_pairs(rows, columns, row_count, column_count, SAME, KERNEL, UNBIASED),
+            mask_pairs(rows, columns, row_count, column_count, SAME, KERNEL, UNBIASED),
             tl.load(inverse_bandwidth_ptr + element),
             parameters,
             KERNEL,
@@ -114,7 +115,7 @@ def sums_kernel(
 
 
 @triton.jit
-def slot_sum(pointer, slots, BLOCK_N: tl.constexpr):
+def sum_slots(pointer, slots, BLOCK_N: tl.constexpr):
     """Sum of slots in a fixed order, float64."""
     total = tl.zeros((BLOCK_N,), tl.float64)
     for start in range(0, slots, BLOCK_N):
@@ -124,7 +125,7 @@ def slot_sum(pointer, slots, BLOCK_N: tl.constexpr):
 
 
 @triton.jit
-def finish_kernel(
+def mmd2_value_finish_kernel(
     within_x_ptr,  # (C, slots_x), batch elements x_step apart
     within_y_ptr,
     between_ptr,
@@ -141,8 +142,8 @@ def finish_kernel(
     """MMD^2 of one batch element from the sums of its tiles."""
     element = tl.program_id(0).to(tl.int64)
     pairs_ptr += element * 3
-    value = slot_sum(within_x_ptr + element * x_step, slots_x, BLOCK_N) / tl.load(pairs_ptr)
-    value += slot_sum(within_y_ptr + element * y_step, slots_y, BLOCK_N) / tl.load(pairs_ptr + 1)
-    between = slot_sum(between_ptr + element * between_step, slots_between, BLOCK_N)
+    value = sum_slots(within_x_ptr + element * x_step, slots_x, BLOCK_N) / tl.load(pairs_ptr)
+    value += sum_slots(within_y_ptr + element * y_step, slots_y, BLOCK_N) / tl.load(pairs_ptr + 1)
+    between = sum_slots(between_ptr + element * between_step, slots_between, BLOCK_N)
     value -= 2.0 * between / tl.load(pairs_ptr + 2)
     tl.store(value_ptr + element, value.to(tl.float32))

@@ -1,4 +1,4 @@
-"""Who serves what: the table of families and tiles, and where plain torch takes over."""
+"""Which kernel family and tiles serve a problem, and what plain torch serves."""
 
 import itertools
 import logging
@@ -9,8 +9,11 @@ import torch
 
 from m3d_fast.kernels import ops, reference
 from m3d_fast.kernels.triton import dispatch
-from m3d_fast.kernels.triton.configs import CONFIGS, config
-from m3d_fast.kernels.triton.families import Problem, choose, products
+from m3d_fast.kernels.triton.configs import find_config
+from m3d_fast.kernels.triton.families import Problem, choose_family, choose_input_precision
+from m3d_fast.kernels.triton.jit.permute import mmd2_permute_sums_kernel
+from m3d_fast.kernels.triton.jit.tile import mmd2_tile_gradient_kernel, mmd2_tile_weights_kernel
+from m3d_fast.kernels.triton.jit.value import mmd2_value_sums_kernel
 
 
 def problem(**changes) -> Problem:
@@ -19,7 +22,6 @@ def problem(**changes) -> Problem:
         "rows_x": 700,
         "rows_y": 300,
         "columns": 4096,
-        "kernel": "gaussian",
         "precision": "highest",
         "value": True,
         "grad_x": False,
@@ -29,28 +31,25 @@ def problem(**changes) -> Problem:
 
 
 def test_some_family_serves_everything():
-    kinds = itertools.product(
-        (1, 100), (1, 5000), (1, 5000), (1, 33, 100_000), ("gaussian", "polynomial"), (0, 1), (0, 1)
-    )
-    for classes, n, m, d, kernel, grad_x, grad_y in kinds:
-        asked = problem(
+    kinds = itertools.product((1, 100), (1, 5000), (1, 5000), (1, 33, 100_000), (0, 1), (0, 1))
+    for classes, n, m, d, grad_x, grad_y in kinds:
+        case = problem(
             classes=classes,
             rows_x=n,
             rows_y=m,
             columns=d,
-            kernel=kernel,
             grad_x=bool(grad_x),
             grad_y=bool(grad_y),
         )
-        assert choose(asked) in dispatch.FAMILIES
+        assert choose_family(case) in dispatch.LAUNCHERS
 
 
-def test_value_alone_keeps_no_matrix():
-    asked = problem(rows_x=50_000, rows_y=50_000, columns=1024, grad_y=False)
-    assert choose(asked) == "value"
+def test_the_value_alone_needs_no_matrix():
+    case = problem(rows_x=50_000, rows_y=50_000, columns=1024, grad_y=False)
+    assert choose_family(case) == "value"
 
 
-# classes, rows of x and of y, columns, and the family of each side of every limit
+# classes, rows of x and of y, columns, and the family on either side of every limit
 CHOICES = [
     ((10, 256, 40, 2048), "split"),
     ((100, 64, 90, 512), "small"),
@@ -73,12 +72,11 @@ CHOICES = [
 
 
 @pytest.mark.parametrize("grads", [(True, False), (False, True), (True, True)], ids=str)
-@pytest.mark.parametrize("kernel", ["gaussian", "polynomial"])
 @pytest.mark.parametrize(("shape", "family"), CHOICES, ids=str)
-def test_each_family_begins_and_ends_where_the_table_says(shape, family, kernel, grads):
+def test_each_family_begins_and_ends_where_the_table_says(shape, family, grads):
     sizes = dict(zip(("classes", "rows_x", "rows_y", "columns"), shape, strict=True))
-    assert choose(problem(**sizes, kernel=kernel, grad_x=grads[0], grad_y=grads[1])) == family
-    assert choose(problem(**sizes, kernel=kernel, grad_x=False, grad_y=False)) == "value"
+    assert choose_family(problem(**sizes, grad_x=grads[0], grad_y=grads[1])) == family
+    assert choose_family(problem(**sizes, grad_x=False, grad_y=False)) == "value"
 
 
 @pytest.mark.parametrize(
@@ -93,41 +91,57 @@ def test_each_family_begins_and_ends_where_the_table_says(shape, family, kernel,
     ],
 )
 def test_precisions_are_multiplied_as_documented(precision, columns, expected):
-    assert products(precision, columns) == expected
+    assert choose_input_precision(precision, columns) == expected
 
 
-# the others are of one kind for all chips, or chosen by the size of the samples
-BY_CHIP = [own for own in CONFIGS if own.products != "none" and "small." not in own.kernel]
+# the others multiply nothing, or are chosen by the size of the samples
+BY_ARCHITECTURE = [
+    own for own in dispatch.CONFIGS if own.input_precision != "none" and "small" not in own.name
+]
 
 
 @pytest.mark.parametrize(
-    "own", BY_CHIP, ids=lambda own: f"{own.kernel}-{own.products}-{own.architectures[0]}"
+    "own",
+    BY_ARCHITECTURE,
+    ids=lambda own: f"{own.name}-{own.input_precision}-{own.architectures[0]}",
 )
-def test_every_chip_gets_the_newest_tiles_it_can_run(own):
-    """So every shipped configuration is used by the first chip it is listed for."""
-    assert config(own.kernel, own.products, min(own.architectures)) == own
-    others = [c for c in CONFIGS if (c.kernel, c.products) == (own.kernel, own.products)]
+def test_every_architecture_gets_the_newest_tiles_it_can_run(own):
+    """So the first architecture that a configuration lists uses it."""
+    kind = own.kernel, own.input_precision
+    assert find_config(dispatch.CONFIGS, *kind, min(own.architectures)) == own
+    others = [c for c in dispatch.CONFIGS if (c.kernel, c.input_precision) == kind]
     newest = max(min(other.architectures) for other in others)
-    assert min(config(own.kernel, own.products, 120).architectures) == newest
+    assert min(find_config(dispatch.CONFIGS, *kind, 120).architectures) == newest
 
 
-@pytest.mark.parametrize("kernel", ["tile.weights_kernel", "tile.pull_kernel", "value.sums_kernel"])
+GENERIC_KERNELS = [
+    mmd2_tile_weights_kernel,
+    mmd2_tile_gradient_kernel,
+    mmd2_value_sums_kernel,
+    mmd2_permute_sums_kernel,
+]
+
+
+@pytest.mark.parametrize("kernel", GENERIC_KERNELS, ids=lambda kernel: kernel.fn.__name__)
 @pytest.mark.parametrize("precision", ["highest", "high", "medium"])
 @pytest.mark.parametrize("columns", [8, 512])
 @pytest.mark.parametrize("architecture", [80, 86, 89, 90, 100, 120])
-def test_generic_kernels_have_tiles_for_every_chip(kernel, precision, columns, architecture):
-    found = config(kernel, products(precision, columns), architecture)
-    assert found.kernel == kernel
+def test_generic_kernels_have_tiles_for_every_architecture(
+    kernel, precision, columns, architecture
+):
+    input_precision = choose_input_precision(precision, columns)
+    found = find_config(dispatch.CONFIGS, kernel, input_precision, architecture)
+    assert found.kernel is kernel
     assert min(found.architectures) <= architecture
 
 
-def test_triton_leaves_to_torch_what_it_cannot_do_better(monkeypatch, triton_device):
+def test_torch_serves_what_triton_would_not_do_better(monkeypatch, triton_device):
     x = torch.zeros(2, 3, 4, device=triton_device)
     assert dispatch.serves(x, x, "gaussian")
     assert not dispatch.serves(x.double(), x, "gaussian")
     assert not dispatch.serves(x, x, "linear")
     assert not dispatch.serves(x[:0], x[:0], "gaussian")
-    monkeypatch.setattr(dispatch, "refused", lambda device: "too old")
+    monkeypatch.setattr(dispatch, "explain_refusal", lambda device: "too old")
     assert not dispatch.serves(x, x, "gaussian")
 
 
@@ -141,17 +155,15 @@ def plain_torch(x: torch.Tensor, y: torch.Tensor) -> reference.Result:
     return reference.mmd2(x, y, rule, grad_y=True)
 
 
-def test_an_old_chip_is_served_by_torch_and_says_so_once(
-    monkeypatch, caplog, generator, triton_device
-):
-    monkeypatch.setattr(dispatch, "architecture", lambda device: 75)
+def test_torch_serves_an_old_chip_and_logs_it_once(monkeypatch, caplog, generator, triton_device):
+    monkeypatch.setattr(dispatch, "read_architecture", lambda device: 75)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "An Old Chip")
-    dispatch.refused.cache_clear()
+    dispatch.explain_refusal.cache_clear()
     x, y = torch.randn(2, 2, 9, 5, generator=generator).to(triton_device)
     with caplog.at_level(logging.INFO, "m3d_fast"):
         for _ in range(2):
             value, _, grad_y = ops._cuda(*arguments(x, y))
-    dispatch.refused.cache_clear()
+    dispatch.explain_refusal.cache_clear()
     assert [record.message for record in caplog.records] == [
         "mmd2 runs as plain torch: An Old Chip is older than compute capability 8.0"
     ]
@@ -160,7 +172,7 @@ def test_an_old_chip_is_served_by_torch_and_says_so_once(
     torch.testing.assert_close(grad_y, expected.grad_y)
 
 
-def test_without_triton_torch_serves_and_says_so_once(
+def test_torch_serves_without_triton_and_logs_it_once(
     monkeypatch, caplog, generator, triton_device
 ):
     monkeypatch.setitem(sys.modules, "triton", None)
@@ -194,7 +206,7 @@ def test_a_transposed_sample_is_read_right(generator, truth, triton_device):
     truth.assert_gradient(grad_y, exact.grad_y)
 
 
-def test_nothing_asked_is_nothing_given(generator, triton_device):
+def test_an_output_not_requested_is_empty(generator, triton_device):
     x, y = torch.randn(2, 2, 9, 5, generator=generator).to(triton_device)
     outputs = ops._cuda(*arguments(x, y)[:9], False, False, False)
     assert [output.numel() for output in outputs] == [0, 0, 0]

@@ -1,4 +1,4 @@
-"""Families S, D and F against the definition in float64: what is true of each of them."""
+"""What holds for the small, split and stream families alike, against the definition."""
 
 from typing import NamedTuple
 
@@ -6,38 +6,39 @@ import pytest
 import torch
 
 from m3d_fast.kernels import Gaussian, Polynomial
-from m3d_fast.kernels.triton import split, tile
+from m3d_fast.kernels.triton import split
+from tests.helpers.triton_kernels import BOTH_FORMS
 
+pytestmark = pytest.mark.usefixtures("no_tile_family")
 KERNELS = [Gaussian(), Gaussian(scales=(3.0, 1.0)), Gaussian(bandwidth=40.0), Polynomial()]
-BOTH_FORMS = [Gaussian(), Polynomial(2, gamma=0.1, coef0=0.5)]
 
 
-class Family(NamedTuple):
+class Cases(NamedTuple):
     """Sizes that reach every part of its kernels; a shape is (C, N, M, D)."""
 
     name: str
     shapes: list[tuple[int, int, int, int]]
-    odd: int  # columns: more than a block, or less, and no power of two
-    many: int  # columns: as many as hard data may have
+    odd: int  # columns: not a power of two, nor a multiple of a block
+    many: int  # columns of hard data
 
 
 FAMILIES = {
     # less than a tile; ragged in every size; two blocks of rows in y, then in x; single rows
-    "small": Family(
+    "small": Cases(
         "small",
         [(1, 16, 4, 64), (3, 37, 11, 100), (2, 21, 70, 33), (1, 100, 40, 20), (2, 5, 1, 7)],
         33,
         96,
     ),
     # the same; blocks of rows in y, then in x and its columns
-    "split": Family(
+    "split": Cases(
         "split",
         [(1, 16, 4, 64), (3, 37, 11, 100), (1, 21, 70, 33), (1, 150, 40, 20), (2, 5, 1, 17)],
         33,
         96,
     ),
     # the same; several blocks of both; plain float32
-    "stream": Family(
+    "stream": Cases(
         "stream",
         [(1, 16, 4, 32), (3, 37, 11, 30), (1, 70, 150, 23), (2, 5, 1, 17), (1, 130, 66, 10)],
         29,
@@ -48,14 +49,13 @@ SHAPES = [(family.name, shape) for family in FAMILIES.values() for shape in fami
 
 
 @pytest.fixture(params=FAMILIES)
-def family(request: pytest.FixtureRequest) -> Family:
+def family(request: pytest.FixtureRequest) -> Cases:
     return FAMILIES[request.param]
 
 
 @pytest.fixture(autouse=True)
-def _no_other_family(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the tiles do not cover goes to family T; nothing here may. And few slices are fast."""
-    monkeypatch.setattr(tile, "run", None)
+def _few_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer programs, which the interpreter runs one by one."""
     monkeypatch.setattr(split, "PROGRAMS", 16)
 
 
@@ -84,7 +84,7 @@ def test_every_kernel_and_estimator(family, kernel, estimator, wrt, two_samples,
 
 
 @pytest.mark.parametrize("kernel", BOTH_FORMS, ids=repr)
-def test_leaving_the_value_out_and_running_again_change_no_bit(
+def test_results_are_bitwise_equal_from_run_to_run_and_without_the_value(
     family, kernel, two_samples, triton_op
 ):
     x, y = two_samples(1, 21, 70, family.odd)
@@ -104,8 +104,8 @@ def test_rows_beyond_the_lengths_do_not_exist(family, kernel, wrt, two_samples, 
         "y_lengths": torch.tensor([1, 70, 17], dtype=torch.int32),
     }
     exact = truth.exact(x, y, kernel, **lengths)
-    for side, rows in ((x, lengths["x_lengths"]), (y, lengths["y_lengths"])):
-        for points, count in zip(side, rows, strict=True):
+    for sample, rows in ((x, lengths["x_lengths"]), (y, lengths["y_lengths"])):
+        for points, count in zip(sample, rows, strict=True):
             points[count:] = torch.nan
     value, grad_x, grad_y = triton_op(family.name, x, y, kernel, wrt=wrt, **lengths)
     truth.assert_value(value, exact.value, within=5e-6 * truth.size_of(kernel, exact.value))
@@ -119,7 +119,7 @@ def test_rows_beyond_the_lengths_do_not_exist(family, kernel, wrt, two_samples, 
 
 @pytest.mark.parametrize("length", [0, -1, 38])
 @pytest.mark.parametrize("kernel", [*BOTH_FORMS, Gaussian(bandwidth=3.0)], ids=repr)
-def test_an_impossible_length_gives_nan(family, kernel, length, two_samples, triton_op):
+def test_an_invalid_length_gives_nan(family, kernel, length, two_samples, triton_op):
     x, y = two_samples(d=family.odd)
     value, _, grad_y = triton_op(
         family.name, x, y, kernel, wrt="y", x_lengths=torch.tensor([length, 37])
@@ -178,9 +178,9 @@ def test_equal_points_are_at_distance_zero(family, rows, triton_op):
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 @pytest.mark.parametrize("kernel", BOTH_FORMS, ids=repr)
-# numpy, under the interpreter, on infinities
+# from numpy, which the interpreter uses, for infinities
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
-def test_what_is_not_finite_shows(family, kernel, bad, two_samples, triton_op):
+def test_values_that_are_not_finite_propagate(family, kernel, bad, two_samples, triton_op):
     x, y = two_samples(d=family.odd)
     x[1, 3, 5] = bad
     value, _, grad_y = triton_op(family.name, x, y, kernel, wrt="y")

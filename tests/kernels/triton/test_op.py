@@ -1,8 +1,7 @@
-"""Families T and V, and what all families share, against the definition in float64."""
+"""The tile and value families against the definition in float64."""
 
 import pytest
 import torch
-from torch import Tensor
 
 from m3d_fast.kernels import Gaussian, Polynomial
 from m3d_fast.kernels.triton import tile
@@ -20,48 +19,35 @@ KERNELS = [
 ]
 
 
-def two_samples(
-    generator: torch.Generator, classes: int = 2, n: int = 37, m: int = 11, d: int = 40
-) -> tuple[Tensor, Tensor]:
-    """Like a network's features: not negative, many zeros."""
-    x = torch.randn(classes, n, d, generator=generator).relu()
-    return x, (torch.randn(classes, m, d, generator=generator) + 0.3).relu()
-
-
-def size_of(kernel: Gaussian | Polynomial, exact: Tensor) -> float:
-    """Dot products are not bounded by k(0): their sums are of the size of |x|^2."""
-    return 1.0 if isinstance(kernel, Gaussian) else max(1.0, exact.abs().max().item())
-
-
 @pytest.mark.parametrize("kernel", [Gaussian(), Polynomial()], ids=repr)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_tiles_give_value_and_gradients(shape, kernel, generator, truth, triton_op):
-    x, y = two_samples(generator, *shape)
+def test_tiles_compute_value_and_gradients(shape, kernel, two_samples, truth, triton_op):
+    x, y = two_samples(*shape)
     exact = truth.exact(x, y, kernel)
     value, grad_x, grad_y = triton_op("tile", x, y, kernel)
-    truth.assert_value(value, exact.value, within=5e-6 * size_of(kernel, exact.value))
+    truth.assert_value(value, exact.value, within=5e-6 * truth.size_of(kernel, exact.value))
     truth.assert_gradient(grad_x, exact.grad_x)
     truth.assert_gradient(grad_y, exact.grad_y)
 
 
 @pytest.mark.parametrize("kernel", [Gaussian(), Polynomial()], ids=repr)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_value_alone(shape, kernel, generator, truth, triton_op):
-    x, y = two_samples(generator, *shape)
+def test_value_alone(shape, kernel, two_samples, truth, triton_op):
+    x, y = two_samples(*shape)
     exact = truth.exact(x, y, kernel)
     value, _, _ = triton_op("value", x, y, kernel, wrt="none")
-    truth.assert_value(value, exact.value, within=5e-6 * size_of(kernel, exact.value))
+    truth.assert_value(value, exact.value, within=5e-6 * truth.size_of(kernel, exact.value))
 
 
 @pytest.mark.parametrize("family", ["tile", "value"])
 @pytest.mark.parametrize("estimator", ["biased", "unbiased"])
 @pytest.mark.parametrize("kernel", KERNELS, ids=repr)
-def test_every_kernel_and_estimator(kernel, estimator, family, generator, truth, triton_op):
-    x, y = two_samples(generator)
+def test_every_kernel_and_estimator(kernel, estimator, family, two_samples, truth, triton_op):
+    x, y = two_samples(d=40)
     exact = truth.exact(x, y, kernel, estimator)
     wrt = "both" if family == "tile" else "none"
     value, grad_x, grad_y = triton_op(family, x, y, kernel, estimator=estimator, wrt=wrt)
-    truth.assert_value(value, exact.value, within=5e-6 * size_of(kernel, exact.value))
+    truth.assert_value(value, exact.value, within=5e-6 * truth.size_of(kernel, exact.value))
     if family == "tile":
         truth.assert_gradient(grad_x, exact.grad_x)
         truth.assert_gradient(grad_y, exact.grad_y)
@@ -70,8 +56,8 @@ def test_every_kernel_and_estimator(kernel, estimator, family, generator, truth,
 @pytest.mark.parametrize("wrt", ["x", "y"])
 @pytest.mark.parametrize("value", [True, False])
 @pytest.mark.parametrize("kernel", [Gaussian(), Polynomial()], ids=repr)
-def test_one_gradient_is_that_of_both(kernel, value, wrt, generator, triton_op):
-    x, y = two_samples(generator, 2, 70, 11, 40)
+def test_one_gradient_is_that_of_both(kernel, value, wrt, two_samples, triton_op):
+    x, y = two_samples(2, 70, 11, 40)
     both = triton_op("tile", x, y, kernel)
     one = triton_op("tile", x, y, kernel, wrt=wrt, value=value)
     at = {"x": 1, "y": 2}[wrt]
@@ -81,17 +67,17 @@ def test_one_gradient_is_that_of_both(kernel, value, wrt, generator, triton_op):
 
 
 @pytest.mark.parametrize("kernel", [Gaussian(), Polynomial()], ids=repr)
-def test_tiles_in_groups_cover_every_pair_once(kernel, generator, truth, triton_op):
-    """Enough rows that tiles are visited in groups, the last group being lower."""
-    x, y = two_samples(generator, 1, 1100, 70, 3)
+def test_tiles_in_groups_cover_every_pair_once(kernel, two_samples, truth, triton_op):
+    """Enough rows that tiles are visited in groups; the last group has fewer rows."""
+    x, y = two_samples(1, 1100, 70, 3)
     exact = truth.exact(x, y, kernel, "unbiased")
     value, _, _ = triton_op("value", x, y, kernel, wrt="none", estimator="unbiased")
-    truth.assert_value(value, exact.value, within=5e-6 * size_of(kernel, exact.value))
+    truth.assert_value(value, exact.value, within=5e-6 * truth.size_of(kernel, exact.value))
 
 
 @pytest.mark.parametrize("limit", [1, 130 * 181 * 4])
-def test_weights_in_turns_change_no_bit(limit, generator, triton_op, monkeypatch):
-    x, y = two_samples(generator, 3, 150, 31, 20)
+def test_weights_in_chunks_change_no_bit(limit, two_samples, triton_op, monkeypatch):
+    x, y = two_samples(3, 150, 31, 20)
     expected = triton_op("tile", x, y)
     monkeypatch.setattr(tile, "WEIGHTS_BYTES", limit)
     for ours, before in zip(triton_op("tile", x, y), expected, strict=True):
@@ -101,19 +87,19 @@ def test_weights_in_turns_change_no_bit(limit, generator, triton_op, monkeypatch
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
 @pytest.mark.parametrize("kernel", [Gaussian(), Polynomial()], ids=repr)
 @pytest.mark.parametrize("family", ["tile", "value"])
-def test_rows_beyond_the_lengths_do_not_exist(family, kernel, dtype, generator, truth, triton_op):
-    x, y = two_samples(generator, 3, 70, 30, 24)
+def test_rows_beyond_the_lengths_do_not_exist(family, kernel, dtype, two_samples, truth, triton_op):
+    x, y = two_samples(3, 70, 30, 24)
     lengths = {
         "x_lengths": torch.tensor([70, 2, 33], dtype=dtype),
         "y_lengths": torch.tensor([1, 30, 17], dtype=dtype),
     }
     exact = truth.exact(x, y, kernel, **lengths)
-    for side, rows in ((x, lengths["x_lengths"]), (y, lengths["y_lengths"])):
-        for points, count in zip(side, rows, strict=True):
+    for sample, rows in ((x, lengths["x_lengths"]), (y, lengths["y_lengths"])):
+        for points, count in zip(sample, rows, strict=True):
             points[count:] = torch.nan
     wrt = "both" if family == "tile" else "none"
     value, grad_x, grad_y = triton_op(family, x, y, kernel, wrt=wrt, **lengths)
-    truth.assert_value(value, exact.value, within=5e-6 * size_of(kernel, exact.value))
+    truth.assert_value(value, exact.value, within=5e-6 * truth.size_of(kernel, exact.value))
     if family == "tile":
         truth.assert_gradient(grad_x, exact.grad_x)
         truth.assert_gradient(grad_y, exact.grad_y)
@@ -122,8 +108,8 @@ def test_rows_beyond_the_lengths_do_not_exist(family, kernel, dtype, generator, 
 
 
 @pytest.mark.parametrize("length", [0, -1, 38])
-def test_an_impossible_length_gives_nan(length, generator, triton_op):
-    x, y = two_samples(generator, 2)
+def test_an_invalid_length_gives_nan(length, two_samples, triton_op):
+    x, y = two_samples(2, d=40)
     lengths = torch.tensor([length, 37])
     for kernel in (Gaussian(), Polynomial(), Gaussian(bandwidth=3.0)):
         value, _, grad_y = triton_op("tile", x, y, kernel, x_lengths=lengths)
@@ -132,8 +118,8 @@ def test_an_impossible_length_gives_nan(length, generator, triton_op):
 
 
 @pytest.mark.parametrize("bandwidth", [torch.tensor(30.0), torch.tensor([30.0, 5.0])], ids=str)
-def test_bandwidth_tensors(bandwidth, generator, truth, triton_op):
-    x, y = two_samples(generator)
+def test_bandwidth_tensors(bandwidth, two_samples, truth, triton_op):
+    x, y = two_samples(d=40)
     kernel = Gaussian(bandwidth=bandwidth)
     exact = truth.exact(x, y, kernel)
     value, _, grad_y = triton_op("tile", x, y, kernel)
@@ -142,8 +128,8 @@ def test_bandwidth_tensors(bandwidth, generator, truth, triton_op):
 
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, torch.inf, torch.nan])
-def test_a_bad_bandwidth_gives_nan_where_it_is(bad, generator, triton_op):
-    x, y = two_samples(generator)
+def test_a_bad_bandwidth_gives_nan_where_it_is(bad, two_samples, triton_op):
+    x, y = two_samples(d=40)
     value, _, grad_y = triton_op("tile", x, y, Gaussian(bandwidth=torch.tensor([bad, 30.0])))
     assert value.isnan().tolist() == [True, False]
     assert grad_y.isnan().any((-2, -1)).tolist() == [True, False]
@@ -191,12 +177,12 @@ def test_equal_points_are_at_distance_zero(triton_op):
         assert (part == 0).all()
 
 
-# numpy, under the interpreter, on infinities
+# from numpy, which the interpreter uses, for infinities
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 @pytest.mark.parametrize("kernel", [Gaussian(), Polynomial()], ids=repr)
-def test_what_is_not_finite_shows(kernel, bad, generator, triton_op):
-    x, y = two_samples(generator)
+def test_values_that_are_not_finite_propagate(kernel, bad, two_samples, triton_op):
+    x, y = two_samples(d=40)
     x[1, 3, 5] = bad
     value, _, grad_y = triton_op("tile", x, y, kernel)
     assert value.isfinite().tolist() == [True, False]
@@ -207,37 +193,37 @@ def test_what_is_not_finite_shows(kernel, bad, generator, triton_op):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("kernel", [Gaussian(), Polynomial()], ids=repr)
-def test_half_precision_is_read_as_it_is(kernel, dtype, generator, truth, triton_op):
-    x, y = (side.to(dtype) for side in two_samples(generator))
+def test_half_precision_is_read_without_a_copy(kernel, dtype, two_samples, truth, triton_op):
+    x, y = (sample.to(dtype) for sample in two_samples(d=40))
     exact = truth.exact(x.float(), y.float(), kernel)
     value, grad_x, grad_y = triton_op("tile", x, y, kernel)
-    truth.assert_value(value, exact.value, within=5e-6 * size_of(kernel, exact.value))
+    truth.assert_value(value, exact.value, within=5e-6 * truth.size_of(kernel, exact.value))
     truth.assert_gradient(grad_x, exact.grad_x)
     truth.assert_gradient(grad_y, exact.grad_y)
     alone, _, _ = triton_op("value", x, y.float(), kernel, wrt="none")
-    truth.assert_value(alone, exact.value, within=5e-6 * size_of(kernel, exact.value))
+    truth.assert_value(alone, exact.value, within=5e-6 * truth.size_of(kernel, exact.value))
 
 
 @pytest.mark.parametrize(("precision", "within"), [("high", 3e-5), ("medium", 1.5e-2)])
 @pytest.mark.parametrize("kernel", [Gaussian(), Polynomial()], ids=repr)
-def test_lower_precisions(kernel, precision, within, generator, truth, triton_op):
-    """Rounding of products cannot show in the interpreter, that of stored points does."""
-    x, y = two_samples(generator, d=80)
+def test_lower_precisions(kernel, precision, within, two_samples, truth, triton_op):
+    """The interpreter shows the rounding of stored points, not that of products."""
+    x, y = two_samples(d=80)
     exact = truth.exact(x, y, kernel)
     value, grad_x, grad_y = triton_op("tile", x, y, kernel, precision=precision)
-    # the interpreter truncates to bfloat16 where the chip rounds
+    # the interpreter truncates to bfloat16 where a GPU rounds
     loose = 5e-4 if isinstance(kernel, Gaussian) else 1e-2
     bound = loose if precision == "medium" else 5e-6
-    truth.assert_value(value, exact.value, within=bound * size_of(kernel, exact.value))
+    truth.assert_value(value, exact.value, within=bound * truth.size_of(kernel, exact.value))
     truth.assert_gradient(grad_x, exact.grad_x, within=within)
     truth.assert_gradient(grad_y, exact.grad_y, within=within)
     alone, _, _ = triton_op("value", x, y, kernel, precision=precision, wrt="none")
-    truth.assert_value(alone, exact.value, within=bound * size_of(kernel, exact.value))
+    truth.assert_value(alone, exact.value, within=bound * truth.size_of(kernel, exact.value))
 
 
 @pytest.mark.parametrize("family", ["tile", "value"])
-def test_bitwise_equal_from_run_to_run(family, generator, triton_op):
-    x, y = two_samples(generator, 2, 150, 70, 20)
+def test_bitwise_equal_from_run_to_run(family, two_samples, triton_op):
+    x, y = two_samples(2, 150, 70, 20)
     wrt = "both" if family == "tile" else "none"
     first, second = (triton_op(family, x, y, wrt=wrt) for _ in range(2))
     for before, after in zip(first, second, strict=True):

@@ -1,14 +1,8 @@
-"""Family S, a program per block of rows: beyond what test_families.py says of it."""
+"""The small family, beyond what test_families.py tests."""
 
 import pytest
 
-from m3d_fast.kernels.triton import tile
-
-
-@pytest.fixture(autouse=True)
-def _no_other_family(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Samples too large for the tiles go to family T; none here may."""
-    monkeypatch.setattr(tile, "run", None)
+pytestmark = pytest.mark.usefixtures("no_tile_family")
 
 
 @pytest.mark.parametrize(
@@ -18,7 +12,7 @@ def _no_other_family(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_tiles_of_other_precisions_cover_their_samples(
     precision, shape, two_samples, truth, triton_op
 ):
-    """In the interpreter all are float32: this is about the tiles."""
+    """About the tiles: in the interpreter every precision is float32."""
     x, y = two_samples(*shape)
     exact = truth.exact(x, y)
     value, _, grad_y = triton_op("small", x, y, wrt="y", precision=precision)

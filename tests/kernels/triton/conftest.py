@@ -1,0 +1,82 @@
+"""The op by a chosen family of Triton kernels, in poisoned memory."""
+
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from m3d_fast.kernels import Gaussian, Kernel
+from m3d_fast.kernels.arguments import OpArguments
+from tests.helpers.triton_kernels import GuardedMemory, surround_with_nan
+
+
+@pytest.fixture
+def triton_device() -> torch.device:
+    """Where Triton runs: in the interpreter on the CPU, compiled (TRITON_INTERPRET=0) on a GPU."""
+    from m3d_fast.kernels.triton.call import is_interpreted
+
+    return torch.device("cpu" if is_interpreted() else "cuda")
+
+
+@pytest.fixture
+def no_tile_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Families hand samples that their tiles do not cover to the tile family: make that fail."""
+    from m3d_fast.kernels.triton import tile
+
+    monkeypatch.setattr(tile, "run", None)
+
+
+@pytest.fixture
+def triton_op(
+    monkeypatch: pytest.MonkeyPatch, triton_device: torch.device
+) -> Iterator[Callable[..., tuple[Tensor | None, ...]]]:
+    """The op by one family of Triton kernels.
+
+    ``triton_op(family, x, y, kernel, wrt=, value=, estimator=, precision=, x_lengths=,
+    y_lengths=)`` returns the value and both gradients, None where not requested. ``family`` None
+    leaves the choice to the table. All memory is poisoned, also around the samples.
+    """
+    from m3d_fast.kernels.triton import dispatch
+
+    guarded, choose_family = GuardedMemory(), dispatch.choose_family
+    for name, module in list(sys.modules.items()):
+        if name.startswith("m3d_fast.kernels.triton.") and hasattr(module, "empty"):
+            monkeypatch.setattr(module, "empty", guarded.empty)
+
+    def run(
+        family: str | None,
+        x: Tensor,
+        y: Tensor,
+        kernel: Kernel | None = None,
+        *,
+        wrt: str = "both",
+        value: bool = True,
+        estimator: str = "biased",
+        precision: str = "highest",
+        **lengths: Tensor,
+    ) -> tuple[Tensor | None, ...]:
+        encoded = (kernel or Gaussian()).encode(x.shape[-1])
+        moved = {name: tensor.to(triton_device) for name, tensor in lengths.items()}
+        monkeypatch.setattr(
+            dispatch, "choose_family", lambda problem: family or choose_family(problem)
+        )
+        flags = (value, wrt in ("x", "both"), wrt in ("y", "both"))
+        arguments = OpArguments(
+            surround_with_nan(x.to(triton_device)),
+            surround_with_nan(y.to(triton_device)),
+            None if encoded.bandwidth is None else encoded.bandwidth.to(triton_device),
+            moved.get("x_lengths"),
+            moved.get("y_lengths"),
+            encoded.name,
+            encoded.parameters,
+            estimator == "unbiased",
+            precision,
+            *flags,
+        )
+        results = dispatch.mmd2_cuda(arguments)
+        return tuple(result if flag else None for result, flag in zip(results, flags, strict=True))
+
+    yield run
+    guarded.assert_untouched()
