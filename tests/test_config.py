@@ -9,7 +9,6 @@ import pytest
 import m3d_fast
 from m3d_fast import CondenseConfig
 from m3d_fast.common.errors import UserError
-from m3d_fast.common.hardware import compile_pays
 from m3d_fast.config import ResolvedConfig
 from m3d_fast.run.folder import RunFolder
 
@@ -87,11 +86,6 @@ def test_unfinished_metrics_are_rewound(tmp_path: Path) -> None:
     run.rewind_metrics(4)
     assert run.metrics_file.read_text() == "".join(lines[:2])
     assert run.condensation_seconds() == 2.0
-
-
-def test_compiling_is_for_long_runs() -> None:
-    assert not compile_pays(1_000, 28)
-    assert not compile_pays(100_000, 16)
 
 
 def test_public_names_are_there_and_called_as_documented() -> None:

@@ -11,7 +11,8 @@ import torch
 
 from m3d_fast import CondenseConfig, condense
 
-ROOT = Path(__file__).resolve().parents[2]
+from .sources import ROOT
+
 PATIENCE = 300  # seconds for any process; a busy machine needs most of them
 
 
