@@ -41,7 +41,7 @@ for path in sys.argv[1:]:
 def smooth_images(
     shapes: list[tuple[int, int]], seed: int = 0, *, waves: float = 6
 ) -> list[np.ndarray]:
-    """Pictures that survive JPEG: up to so many waves, uint8 ``(H, W, 3)``, no two the same."""
+    """Different pictures that survive JPEG, of up to ``waves`` waves, uint8 ``(H, W, 3)``."""
     generator = np.random.default_rng(seed)
     images = []
     for height, width in shapes:

@@ -1,4 +1,4 @@
-"""Run the command lines as a user does: a process of its own."""
+"""Run the command lines as a user does, each in a process of its own."""
 
 import os
 import subprocess
@@ -49,7 +49,7 @@ def one_thread() -> Iterator[None]:
 
 
 def resume_here(out: Path) -> None:
-    """Go on with a run in this process: it saves the seconds that a new one takes to start."""
+    """Resume a run in this process, which saves the seconds that a new one takes to start."""
     with one_thread():
         condense(CondenseConfig(out=str(out)), resume=True)
 
