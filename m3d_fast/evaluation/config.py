@@ -59,7 +59,7 @@ class EvaluateConfig:
     compile: bool | None = setting(group="run", help="torch.compile the networks [when it pays]")
 
     def __post_init__(self) -> None:
-        # at once: unlike a condensation, an evaluation has no earlier settings to prefer to defaults
+        # at once: unlike a condensation, an evaluation never takes settings from an earlier one
         for name, value in defaults_of(EvaluateConfig).items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
