@@ -234,7 +234,7 @@ def cutmix(
     device = images.device
     u = torch.rand(4, generator=generator, device=device)
     order = torch.randperm(len(images), generator=generator, device=device)
-    half = (1 - u[1]).sqrt() / 2  # of the box's side, in an image of side 1; lambda is u[1]
+    half = (1 - u[1]).sqrt() / 2  # half the box's side, in an image of side 1; lambda is u[1]
     rows = torch.arange(height, device=device) + 0.5
     columns = torch.arange(width, device=device) + 0.5
     inside_rows = (rows / height - u[2]).abs() < half

@@ -29,7 +29,7 @@ def check_factor(factor: int, size: int) -> None:
 
 
 def tile_edges(side: int, factor: int) -> list[tuple[int, int]]:
-    """Start and end of each tile along one side; the first tiles are larger by the remainder."""
+    """Start and end of each tile along one side; sizes differ by one pixel (75, 75, 74)."""
     small, remainder = divmod(side, factor)
     sizes = [small + (tile < remainder) for tile in range(factor)]
     starts = [sum(sizes[:tile]) for tile in range(factor)]
@@ -166,10 +166,9 @@ class SyntheticSet:
         """
         tensors, metadata = read_tensors(Path(path), FORMAT)
         names = {"classes", "factor", "mean", "std", "ipc"}
-        if not {"images", "labels"} <= tensors.keys() or not names <= metadata.keys():
-            raise UserError(
-                f"{path}: expected a {FORMAT}, found a file without some of its entries"
-            )
+        missing = sorted({"images", "labels", *names} - tensors.keys() - metadata.keys())
+        if missing:
+            raise UserError(f"{path}: expected a {FORMAT}, found one without {', '.join(missing)}")
         images, labels = tensors["images"], tensors["labels"]
         if images.ndim != 4 or labels.shape != images.shape[:1]:
             raise UserError(
