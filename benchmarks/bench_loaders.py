@@ -46,7 +46,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def open_packed(tree: Path, store: str) -> StreamedImages:
+def open_packed_images(tree: Path, store: str) -> StreamedImages:
     file = tree / f"{store.replace(':', '')}.beton"
     command = [sys.executable, "-m", "m3d_fast.loaders.pack", "--data-root", str(tree)]
     command += ["--dataset", f"custom:{tree / 'classes.txt'}", "--store", store]
@@ -88,7 +88,7 @@ def measure_differences(images: StreamedImages, reference: DataLoader) -> np.nda
 
 @pytest.mark.parametrize("store", ["raw", "jpeg:95", "original"])
 def test_class_wise(store: str, tree: Path, time_in_turn, benchmark) -> None:
-    images = open_packed(tree, store)
+    images = open_packed_images(tree, store)
     folders = {f"ImageFolder, {n} workers": open_image_folder(tree, n) for n in (0, 1)}
     difference = measure_differences(images, next(iter(folders.values())))
     mean, largest = BOUNDS[store]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .kernels import mmd2 as mmd2
     from .synthetic import SyntheticSet as SyntheticSet
 
-# loaded on first use: whoever wants the op alone needs only torch
+# imported on first use: the op needs torch alone
 _HOMES = {
     "CondenseConfig": "config",
     "EvaluateConfig": "evaluation.config",

@@ -1,7 +1,7 @@
-"""Differentiable siamese augmentation (DSA, arXiv 2102.08259), batched and drawn on the device.
+"""Differentiable siamese augmentation (DSA, arXiv 2102.08259), batched, on the device.
 
-Images come in groups that share one draw: a class's real and synthetic images while condensing,
-a single image while training an evaluation network.
+The images of a group share one draw. A group is a class's real and synthetic images during
+condensation, and a single image during the training of an evaluation network.
 """
 
 import math
@@ -16,14 +16,14 @@ from .common.errors import UserError
 GEOMETRIC = ("crop", "scale", "rotate")
 OPERATIONS = ("flip", "color", *GEOMETRIC, "cutout")
 
-CROP_RATIO = 0.125  # of the side, the largest shift
+CROP_RATIO = 0.125  # largest shift, as a fraction of the side
 SCALE_RATIO = 1.2
 ROTATE_DEGREES = 15.0
-CUTOUT_RATIO = 0.5  # of the side
+CUTOUT_RATIO = 0.5  # side of the square, as a fraction of the image's
 FLIP_PROBABILITY = 0.5
 
-# uniform numbers of one draw: flip, brightness, saturation, contrast, which geometric operation,
-# two each for crop and scale, rotation, two for cutout
+# uniform numbers of one draw: flip, brightness, saturation, contrast, choice of the geometric
+# operation, two each for crop and scale, rotation, two for cutout
 UNIFORMS = 12
 
 
@@ -31,7 +31,7 @@ def parse_strategy(strategy: str) -> tuple[str, ...]:
     """Split a strategy such as ``color_crop_cutout`` into its operations; "none" has none.
 
     Raises:
-        UserError: for an operation that does not exist.
+        UserError: for an unknown operation.
     """
     if strategy == "none":
         return ()
@@ -45,24 +45,22 @@ def parse_strategy(strategy: str) -> tuple[str, ...]:
     return names
 
 
-def draw(
-    groups: int, generator: torch.Generator, device: torch.device | str | None = None
-) -> Tensor:
-    """One augmentation draw per group: uniforms in [0, 1), ``(groups, UNIFORMS)`` float32."""
-    device = generator.device if device is None else device
-    return torch.rand(groups, UNIFORMS, generator=generator, device=device)
+def draw(groups: int, generator: torch.Generator) -> Tensor:
+    """One draw per group, on the generator's device: ``(groups, UNIFORMS)`` float32 in [0, 1)."""
+    return torch.rand(groups, UNIFORMS, generator=generator, device=generator.device)
 
 
 def augment(images: Tensor, draws: Tensor, operations: tuple[str, ...]) -> Tensor:
     """Apply each group's draw to all images of the group; differentiable in ``images``.
 
-    The order is flip, brightness, saturation, contrast, one of the named geometric operations,
-    cutout. Crop shifts by whole pixels up to an eighth of the side with zero padding; scale is by
-    1/1.2..1.2 per axis; rotation by +-15 degrees; cutout zeroes a square of half the side.
+    The order is flip, brightness, saturation, contrast, one of the requested geometric operations,
+    cutout. Crop shifts by whole pixels, up to an eighth of the side, with zero padding; scale is by
+    1/1.2 to 1.2 per axis; rotation by up to 15 degrees either way; cutout zeroes a square of half
+    the side.
 
     Args:
         images: ``(G, n, C, H, W)`` float, normalised.
-        draws: ``(G, UNIFORMS)`` from :func:`draw`; pass the same tensor for real and synthetic.
+        draws: ``(G, UNIFORMS)`` from :func:`draw`; the same for real and synthetic images.
         operations: names from :func:`parse_strategy`.
 
     Returns:
@@ -72,31 +70,31 @@ def augment(images: Tensor, draws: Tensor, operations: tuple[str, ...]) -> Tenso
         flipped = (draws[:, 0] < FLIP_PROBABILITY).view(-1, 1, 1, 1, 1)
         images = torch.where(flipped, images.flip(-1), images)
     if "color" in operations:
-        images = _color(images, draws[:, 1:4])
+        images = _jitter_color(images, draws[:, 1:4])
     geometric = tuple(name for name in GEOMETRIC if name in operations)
     if geometric:
-        images = warp(images, _transform(draws[:, 4:10], geometric, images.shape[-2:]))
+        images = warp(images, _choose_maps(draws[:, 4:10], geometric, images.shape[-2:]))
     if "cutout" in operations:
         images = images * _cutout_mask(draws[:, 10:12], images.shape[-2:])
     return images
 
 
-def _color(images: Tensor, u: Tensor) -> Tensor:
+def _jitter_color(images: Tensor, u: Tensor) -> Tensor:
     brightness, saturation, contrast = u.view(-1, 3, 1, 1, 1, 1).unbind(1)
     images = images + (brightness - 0.5)
-    if images.shape[2] > 1:  # saturation leaves grey images as they are
+    if images.shape[2] > 1:  # saturation does not change grey images
         grey = images.mean(2, keepdim=True)
         images = torch.lerp(grey, images, 2 * saturation)
     mean = images.mean((2, 3, 4), keepdim=True)
     return torch.lerp(mean, images, contrast + 0.5)
 
 
-def _transform(u: Tensor, names: tuple[str, ...], side: torch.Size) -> Tensor:
-    """Output-to-input affine maps ``(G, 2, 3)`` in normalised coordinates, one name per group."""
+def _choose_maps(u: Tensor, names: tuple[str, ...], shape: torch.Size) -> Tensor:
+    """Affine maps from output to input, ``(G, 2, 3)``, normalised; one of ``names`` per group."""
     makers: dict[str, Callable[[], Tensor]] = {
-        "crop": lambda: _shift(u[:, 1:3], side),
-        "scale": lambda: _scale(u[:, 3:5]),
-        "rotate": lambda: _rotation(u[:, 5], side),
+        "crop": lambda: _shift_maps(u[:, 1:3], shape),
+        "scale": lambda: _scale_maps(u[:, 3:5]),
+        "rotate": lambda: _rotation_maps(u[:, 5], shape),
     }
     maps = torch.stack([makers[name]() for name in names], 1)  # (G, names, 2, 3)
     choice = (u[:, 0] * len(names)).long().view(-1, 1, 1, 1).expand(-1, 1, 2, 3)
@@ -107,8 +105,8 @@ def _affine(a: Tensor, b: Tensor, c: Tensor, d: Tensor, e: Tensor, f: Tensor) ->
     return torch.stack([a, b, c, d, e, f], 1).view(-1, 2, 3)
 
 
-def _shift(u: Tensor, side: torch.Size) -> Tensor:
-    height, width = side
+def _shift_maps(u: Tensor, shape: torch.Size) -> Tensor:
+    height, width = shape
     zero, one = torch.zeros_like(u[:, 0]), torch.ones_like(u[:, 0])
 
     def pixels(u: Tensor, length: int) -> Tensor:  # whole pixels in [-limit, limit]
@@ -125,31 +123,31 @@ def _shift(u: Tensor, side: torch.Size) -> Tensor:
     )
 
 
-def _scale(u: Tensor) -> Tensor:
+def _scale_maps(u: Tensor) -> Tensor:
     zero = torch.zeros_like(u[:, 0])
     factor = u * (SCALE_RATIO - 1 / SCALE_RATIO) + 1 / SCALE_RATIO
     return _affine(factor[:, 0], zero, zero, zero, factor[:, 1], zero)
 
 
-def _rotation(u: Tensor, side: torch.Size) -> Tensor:
-    height, width = side
+def _rotation_maps(u: Tensor, shape: torch.Size) -> Tensor:
+    height, width = shape
     zero = torch.zeros_like(u)
     angle = (u - 0.5) * (2 * math.radians(ROTATE_DEGREES))
     cos, sin = angle.cos(), angle.sin()
-    # normalised coordinates are not square when the image is not
+    # the units of normalised coordinates differ between the axes of an oblong image
     return _affine(cos, -sin * (height / width), zero, sin * (width / height), cos, zero)
 
 
 def warp(images: Tensor, maps: Tensor) -> Tensor:
-    """Resample ``(G, n, C, H, W)`` bilinearly, one map ``(G, 2, 3)`` per group, zero outside."""
+    """Resample ``(G, n, C, H, W)`` bilinearly by one map ``(2, 3)`` per group, zero outside."""
     groups, count, channels, height, width = images.shape
     flat = images.reshape(groups, count * channels, height, width)
     grid = F.affine_grid(maps, [groups, 1, height, width], align_corners=False)
     return F.grid_sample(flat, grid, align_corners=False).view_as(images)
 
 
-def _cutout_mask(u: Tensor, side: torch.Size) -> Tensor:
-    """0 in a square around a uniformly drawn pixel, clipped at the border, 1 elsewhere."""
+def _cutout_mask(u: Tensor, shape: torch.Size) -> Tensor:
+    """0 in a square around a uniformly drawn pixel, clipped at the border; 1 elsewhere."""
 
     def outside(u: Tensor, length: int) -> Tensor:
         size = int(length * CUTOUT_RATIO + 0.5)
@@ -157,12 +155,12 @@ def _cutout_mask(u: Tensor, side: torch.Size) -> Tensor:
         position = torch.arange(length, device=u.device)
         return (position < first[:, None]) | (position >= first[:, None] + size)
 
-    rows, columns = outside(u[:, 0], side[0]), outside(u[:, 1], side[1])
+    rows, columns = outside(u[:, 0], shape[0]), outside(u[:, 1], shape[1])
     keep = rows[:, :, None] | columns[:, None, :]
     return keep[:, None, None].to(torch.float32)
 
 
-# RandomResizedCrop, colour jitter and AlexNet's lighting noise of the ImageNet protocol
+# the ImageNet protocol: RandomResizedCrop, colour jitter and AlexNet's lighting noise
 CROP_AREA = (0.5, 1.0)
 CROP_ASPECT = (3 / 4, 4 / 3)
 JITTER = 0.4
@@ -177,14 +175,14 @@ IMAGENET_UNIFORMS = 8
 
 
 def augment_imagenet(images: Tensor, generator: torch.Generator) -> Tensor:
-    """The ImageNet training augmentation, one draw per image.
+    """Apply the training augmentation of ImageNet, one draw per image (arXiv 2205.14959).
 
     RandomResizedCrop (area 0.5 to 1), flip, jitter of brightness, contrast and saturation by 0.4,
-    lighting noise of 0.1 (arXiv 2205.14959).
+    lighting noise of 0.1.
 
     Args:
         images: ``(B, 3, H, W)`` float in [0, 1].
-        generator: on the images' device.
+        generator: on the device of the images.
 
     Returns:
         ``(B, 3, H, W)``.
@@ -205,14 +203,14 @@ def augment_imagenet(images: Tensor, generator: torch.Generator) -> Tensor:
         1
     )
     images = images * brightness
-    images = torch.lerp(_luma(images).mean((2, 3), keepdim=True), images, contrast)
-    images = torch.lerp(_luma(images), images, saturation)
+    images = torch.lerp(_luminance(images).mean((2, 3), keepdim=True), images, contrast)
+    images = torch.lerp(_luminance(images), images, saturation)
     normal = torch.randn(len(images), 3, generator=generator, device=images.device) * LIGHTING
     noise = (normal * images.new_tensor(RGB_EIGENVALUES)) @ images.new_tensor(RGB_EIGENVECTORS).T
     return images + noise[:, :, None, None]
 
 
-def _luma(images: Tensor) -> Tensor:
+def _luminance(images: Tensor) -> Tensor:
     weights = images.new_tensor((0.299, 0.587, 0.114)).view(1, 3, 1, 1)
     return (images * weights).sum(1, keepdim=True)
 
@@ -225,17 +223,18 @@ def cutmix(
     Args:
         images: ``(B, C, H, W)``.
         labels: ``(B,)`` int64.
-        probability: that the batch is mixed at all.
-        generator: on the images' device.
+        probability: of mixing the batch.
+        generator: on the device of the images.
 
     Returns:
-        Images, the labels of what was pasted ``(B,)``, and the share of the image kept, ``()``.
+        The images, the labels of the pasted boxes ``(B,)``, and the share of each image that is
+        kept, ``()``.
     """
     height, width = images.shape[-2:]
     device = images.device
     u = torch.rand(4, generator=generator, device=device)
     order = torch.randperm(len(images), generator=generator, device=device)
-    half = (1 - u[1]).sqrt() / 2  # half the side of the box, of an image of side 1; lambda is u[1]
+    half = (1 - u[1]).sqrt() / 2  # half the box's side, in an image of side 1; lambda is u[1]
     rows = torch.arange(height, device=device) + 0.5
     columns = torch.arange(width, device=device) + 0.5
     inside_rows = (rows / height - u[2]).abs() < half

@@ -16,13 +16,13 @@ Condense a training set into a few synthetic images per class (M3D, arXiv 2312.1
   python -m m3d_fast.condense --dataset digits                     a first try, seconds on a CPU
   python -m m3d_fast.condense --dataset fashionmnist --ipc 10
   python -m m3d_fast.condense --dataset imagenet100 --data-root IMAGENET --ipc 10
-  python -m m3d_fast.condense --out runs/RUN --resume              go on after an interruption
+  python -m m3d_fast.condense --out runs/RUN --resume              resume after an interruption
 
 What is not given takes the paper's value for the data set. Defaults stand in brackets."""
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line's flags."""
+    """Build the parser of the command line."""
     parser = Parser(
         prog="python -m m3d_fast.condense",
         description=DESCRIPTION,
@@ -31,20 +31,20 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_settings(parser, CondenseConfig)
     parser.add_argument(
-        "--resume", action="store_true", help="go on from the run folder's checkpoint"
+        "--resume", action="store_true", help="resume from the run folder's checkpoint"
     )
     return parser
 
 
 def command(arguments: argparse.Namespace) -> None:
     """Run one condensation."""
-    given = vars(arguments)
-    resume = given.pop("resume")
-    condense(CondenseConfig(**given), resume=resume)
+    settings = vars(arguments)
+    resume = settings.pop("resume")
+    condense(CondenseConfig(**settings), resume=resume)
 
 
 def main() -> int:
-    """Entry point; returns the exit status."""
+    """Run the command line; return its exit status."""
     return run_command(build_parser(), command)
 
 

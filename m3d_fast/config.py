@@ -1,8 +1,9 @@
-"""What can be set of a condensation, checked and completed before anything starts."""
+"""Settings of a condensation: declared, completed and checked before any work starts."""
+# ruff: noqa: RUF009  # a setting is a dataclass field
 
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Generic, Never, Self, TypeVar
 
 import torch
 
@@ -14,207 +15,205 @@ from .loaders import CACHES, DATASETS, LOADERS, dataset_info, file_name, image_s
 from .methods import METHODS
 from .networks import CONDENSING, build_network, check_network
 from .presets import network_for, preset_for
-from .settings import number_or_auto, setting
+from .settings import defaults_of, number_or_auto, setting
 from .synthetic import check_factor
 
 INITS = ("mix", "real", "noise")
-# settings that suit the machine: they change a result in its rounding alone
+# settings that depend on the machine: they change only the rounding of a result
 MACHINE = ("device", "precision", "compile", "cuda_graphs", "class_chunk", "profile")
 
-MAX_DECODED = 200  # synthetic images of a class per step, a random choice beyond
+MAX_DECODED = 200  # synthetic images of a class per step; of more, a random choice
+
+# type of a setting that is not given: None in CondenseConfig, Never in ResolvedConfig
+Absent = TypeVar("Absent")
 
 
 @dataclass(frozen=True, kw_only=True)
-class CondenseConfig:
-    """Settings of one condensation; ``None`` means not given.
-
-    What is not given takes the paper's value for the data set; when a run is resumed, the run's.
-    Every field is a flag of ``python -m m3d_fast.condense``; ``--help`` explains each.
-    """
-
-    dataset: str | None = setting(
-        None, "data", "NAME", f"data set: {', '.join(DATASETS)}, custom:FILE"
+class _Settings(Generic[Absent]):
+    dataset: str | Absent = setting(
+        group="data", metavar="NAME", help=f"data set: {', '.join(DATASETS)}, custom:FILE"
     )
-    data_root: str | None = setting(None, "data", "DIR", "folder that holds the data set")
-    size: int | None = setting(
-        None, "data", "PIXELS", "side of the images (the data set's own; folder has none)"
+    data_root: str | None = setting(
+        group="data", metavar="DIR", help="folder that holds the data set"
     )
-    loader: str | None = setting(
-        None,
-        "data",
-        "NAME",
-        "image files through ffcv (packed once), folder (worker processes) or auto",
-        usual="auto",
+    size: int | Absent = setting(
+        group="data",
+        metavar="PIXELS",
+        help="side of the images (the data set's own; folder has none)",
     )
-    cache: str | None = setting(
-        None,
-        "data",
-        "NAME",
-        "where decoded images are kept: auto, device, host or none",
-        usual="auto",
+    loader: str | Absent = setting(
+        group="data",
+        metavar="NAME",
+        help="image files through ffcv (packed once), folder (worker processes) or auto",
+        default="auto",
+    )
+    cache: str | Absent = setting(
+        group="data",
+        metavar="NAME",
+        help="where decoded images are kept: auto, device, host or none",
+        default="auto",
     )
     workers: int | None = setting(
-        None, "data", "N", "threads or processes that decode images [one per core]"
+        group="data", metavar="N", help="threads or processes that decode images [one per core]"
     )
-    ipc: int | None = setting(None, "method", "N", "synthetic images per class", usual=1)
-    method: str | None = setting(
-        None, "method", "NAME", "objective: " + ", ".join(METHODS), usual="m3d"
+    ipc: int | Absent = setting(
+        group="method", metavar="N", help="synthetic images per class", default=1
     )
-    iterations: int | None = setting(
-        None, "method", "N", "steps of the images [10000; from 65 px on 1000; digits 200]"
+    method: str | Absent = setting(
+        group="method", metavar="NAME", help=f"objective: {', '.join(METHODS)}", default="m3d"
     )
-    factor: int | None = setting(
-        None,
-        "method",
-        "N",
-        "tiles per side of an image, each used as an image [2; from 65 px on 3]",
+    iterations: int | Absent = setting(
+        group="method",
+        metavar="N",
+        help="steps of the images [10000; from 65 px on 1000; digits 200]",
     )
-    init: str | None = setting(
-        None,
-        "method",
-        "NAME",
-        "start from mix (real images as tiles), real (one each) or noise",
-        usual="mix",
+    factor: int | Absent = setting(
+        group="method",
+        metavar="N",
+        help="tiles per side of an image, each used as an image [2; from 65 px on 3]",
     )
-    lr_img: float | None = setting(
-        None,
-        "method",
-        "F",
-        "learning rate of the images, pixels in [0, 1] [ipc; from 65 px on ipc/10]",
+    init: str | Absent = setting(
+        group="method",
+        metavar="NAME",
+        help="start from mix (real images as tiles), real (one each) or noise",
+        default="mix",
     )
-    momentum: float | None = setting(None, "method", "F", "momentum of the images' SGD", usual=0.5)
-    real_batch: int | None = setting(
-        None, "method", "N", "real images per class and step [128; from 65 px on, and digits, 64]"
+    lr_img: float | Absent = setting(
+        group="method",
+        metavar="F",
+        help="learning rate of the images, pixels in [0, 1] [ipc; from 65 px on ipc/10]",
     )
-    ipm: int | None = setting(
-        None, "method", "N", "iterations per model, then a new random network", usual=5
+    momentum: float | Absent = setting(
+        group="method", metavar="F", help="momentum of the images' SGD", default=0.5
     )
-    network: str | None = setting(
-        None, "method", "NAME", f"embeds the images: {', '.join(CONDENSING)} [by size]"
+    real_batch: int | Absent = setting(
+        group="method",
+        metavar="N",
+        help="real images per class and step [128; from 65 px on, and digits, 64]",
     )
-    augment: str | None = setting(
-        None, "method", "OPS", "DSA operations, or none [color_crop_cutout]"
+    ipm: int | Absent = setting(
+        group="method",
+        metavar="N",
+        help="iterations per model, then a new random network",
+        default=5,
     )
-    seed: int | None = setting(
-        None, "run", "N", "one seed gives one result on one machine", usual=0
+    network: str | Absent = setting(
+        group="method", metavar="NAME", help=f"embeds the images: {', '.join(CONDENSING)} [by size]"
     )
-    out: str | None = setting(None, "run", "DIR", "run folder [runs/DATASET-ipcN-METHOD-seedN]")
-    device: str | None = setting(None, "run", "NAME", "cuda, cuda:N or cpu [cuda if there is one]")
-    precision: str | None = setting(
-        None,
-        "run",
-        "NAME",
-        "network arithmetic: bf16, tf32 (CUDA) or fp32 [bf16 where in hardware]",
+    augment: str | Absent = setting(
+        group="method", metavar="OPS", help="DSA operations, or none [color_crop_cutout]"
     )
-    compile: bool | None = setting(
-        None, "run", "", "torch.compile augmentation and network [if the run is long enough]"
+    seed: int | Absent = setting(
+        group="run", metavar="N", help="one seed gives one result on one machine", default=0
     )
-    cuda_graphs: bool | None = setting(
-        None, "run", "", "launch a chunk's step as one CUDA graph [on CUDA, but for --profile]"
+    out: str | Absent = setting(
+        group="run", metavar="DIR", help="run folder [runs/DATASET-ipcN-METHOD-seedN]"
+    )
+    device: str | Absent = setting(
+        group="run", metavar="NAME", help="cuda, cuda:N or cpu [cuda if there is one]"
+    )
+    precision: str | Absent = setting(
+        group="run",
+        metavar="NAME",
+        help="network arithmetic: bf16, tf32 (CUDA) or fp32 [bf16 where in hardware]",
+    )
+    compile: bool | Absent = setting(
+        group="run", help="torch.compile augmentation and network [if the run is long enough]"
+    )
+    cuda_graphs: bool | Absent = setting(
+        group="run", help="launch a chunk's step as one CUDA graph [on CUDA, but for --profile]"
     )
     class_chunk: int | None = setting(
-        None,
-        "run",
-        "N|auto",
-        "classes stepped together [auto: what caches hold, or GPU memory as measured]",
+        group="run",
+        metavar="N|auto",
+        help="classes stepped together [auto: what caches hold, or GPU memory as measured]",
         parse=number_or_auto,
     )
     checkpoint_every: int | None = setting(
-        None,
-        "run",
-        "N",
-        "iterations between checkpoints [every 30 s, or as rarely as they cost 1 % of the time]",
+        group="run",
+        metavar="N",
+        help="iterations between checkpoints "
+        "[every 30 s, or as rarely as they cost 1 % of the time]",
     )
-    log_every: int | None = setting(
-        None, "run", "N", "iterations between lines of metrics.jsonl", usual=10
+    log_every: int | Absent = setting(
+        group="run", metavar="N", help="iterations between lines of metrics.jsonl", default=10
     )
-    profile: bool | None = setting(
-        None, "run", "", "write trace.json and profile.txt of three warm iterations", usual=False
+    profile: bool | Absent = setting(
+        group="run", help="write trace.json and profile.txt of three warm iterations", default=False
     )
-
-    def resolved(self) -> "ResolvedConfig":
-        """The complete settings, checked.
-
-        Raises:
-            UserError, DataError: for a setting that cannot be, saying what was expected.
-        """
-        given = {name: value for name, value in self.as_dict().items() if value is not None}
-        usual = {f.name: f.metadata["usual"] for f in fields(CondenseConfig)} | given
-        dataset, method, ipc = usual["dataset"] or "", usual["method"], usual["ipc"]
-        check_name("method", method, METHODS)
-        check_name("init", usual["init"], INITS)
-        check_positive("ipc", ipc)
-        check_name("loader", usual["loader"], LOADERS)
-        check_name("cache", usual["cache"], CACHES)
-        size = image_side(dataset, self.size)
-        device = resolve_device(self.device)
-        defaults = asdict(preset_for(dataset, size, ipc)) | {
-            "size": size,
-            "network": network_for(dataset, size),
-            "out": f"runs/{file_name(dataset)}-ipc{ipc}-{method}-seed{usual['seed']}",
-            "device": device,
-            "precision": default_precision(device),
-            "compile": False,
-            "cuda_graphs": device.startswith("cuda") and not self.profile,
-        }
-        config = ResolvedConfig(**(usual | defaults | given))
-        config.check()
-        if self.compile is None:
-            config = replace(config, compile=compile_pays(config.images_through_network, size))
-        return config
 
     def as_dict(self) -> dict[str, Any]:
         """Every setting by name, for ``config.json``."""
         return asdict(self)
 
-    @classmethod
-    def from_dict(cls, settings: dict[str, Any], path: Path) -> Self:
-        """The configuration saved in ``path``.
+
+class CondenseConfig(_Settings[None]):
+    """Settings of one condensation; ``None`` means not given.
+
+    A setting that is not given takes the paper's value for the data set; when a run is resumed,
+    the run's. Every field is a flag of ``python -m m3d_fast.condense``; ``--help`` explains each.
+    """
+
+    def resolved(self) -> "ResolvedConfig":
+        """The complete settings, checked.
 
         Raises:
-            UserError: if ``settings`` are not those of a configuration.
+            UserError, DataError: for an invalid setting, saying what was expected.
         """
-        names = {f.name for f in fields(cls)}
-        if settings.keys() != names:
-            odd = ", ".join(sorted(settings.keys() ^ names))
-            raise UserError(f"{path}: expected the settings of a condensation; odd names: {odd}")
-        return cls(**settings)
+        given = {name: value for name, value in self.as_dict().items() if value is not None}
+        known = defaults_of(CondenseConfig) | given
+        dataset, method, ipc = known["dataset"] or "", known["method"], known["ipc"]
+        check_name("method", method, METHODS)
+        check_name("init", known["init"], INITS)
+        check_positive("ipc", ipc)
+        check_name("loader", known["loader"], LOADERS)
+        check_name("cache", known["cache"], CACHES)
+        size = image_side(dataset, self.size)
+        device = resolve_device(self.device)
+        derived = asdict(preset_for(dataset, size, ipc)) | {
+            "size": size,
+            "network": network_for(dataset, size),
+            "out": f"runs/{file_name(dataset)}-ipc{ipc}-{method}-seed{known['seed']}",
+            "device": device,
+            "precision": default_precision(device),
+            "compile": False,
+            "cuda_graphs": device.startswith("cuda") and not self.profile,
+        }
+        config = ResolvedConfig(**(known | derived | given))
+        config.check()
+        if self.compile is None:
+            config = replace(config, compile=compile_pays(config.images_through_network, size))
+        return config
 
 
-@dataclass(frozen=True, kw_only=True)
-class ResolvedConfig(CondenseConfig):
-    """Complete, checked settings, as :meth:`CondenseConfig.resolved` makes them.
+class ResolvedConfig(_Settings[Never]):
+    """Complete, checked settings, made by :meth:`CondenseConfig.resolved`.
 
-    None remains where the run decides as it goes: ``data_root``, ``workers``, ``class_chunk``,
+    None remains where the run decides: ``data_root``, ``workers``, ``class_chunk``,
     ``checkpoint_every``.
     """
 
-    dataset: str
-    loader: str
-    cache: str
-    ipc: int
-    method: str
-    init: str
-    momentum: float
-    ipm: int
-    seed: int
-    log_every: int
-    size: int
-    iterations: int
-    factor: int
-    lr_img: float
-    real_batch: int
-    network: str
-    augment: str
-    out: str
-    device: str
-    precision: str
-    compile: bool
-    cuda_graphs: bool
-    profile: bool
+    @classmethod
+    def from_dict(cls, settings: dict[str, Any], path: Path) -> Self:
+        """The settings that a run saved in ``path``.
+
+        Raises:
+            UserError: if ``settings`` lack a name or have one that is not a setting.
+        """
+        names = {field.name for field in fields(cls)}
+        if settings.keys() != names:
+            different = ", ".join(sorted(settings.keys() ^ names))
+            raise UserError(
+                f"{path}: expected the settings of a condensation; unknown or missing: {different}"
+            )
+        return cls(**settings)
 
     def check(self) -> None:
-        """Raise UserError for a setting that cannot be."""
+        """Check every setting that has not been checked while it was completed.
+
+        Raises:
+            UserError: for an invalid setting.
+        """
         for name in ("iterations", "real_batch", "ipm", "log_every", "lr_img"):
             check_positive(name, getattr(self, name))
         for name in ("class_chunk", "checkpoint_every", "workers"):
@@ -228,14 +227,16 @@ class ResolvedConfig(CondenseConfig):
         check_name("precision", self.precision, PRECISIONS)
         if not self.device.startswith("cuda"):
             if self.precision == "tf32":
-                raise UserError("precision: tf32 is a GPU's; expected bf16 or fp32 on a CPU")
+                raise UserError(
+                    "precision: tf32 is a GPU's arithmetic; expected bf16 or fp32 on a CPU"
+                )
             if self.cuda_graphs:
                 raise UserError(f"cuda_graphs: expected a CUDA device, got {self.device}")
         if self.profile and self.cuda_graphs:
             raise UserError("profile: a CUDA graph hides what runs in it; add --no-cuda-graphs")
         check_network(self.network, CONDENSING)
         parse_strategy(self.augment)
-        with torch.device("meta"):  # refuses a size the network cannot take
+        with torch.device("meta"):  # raises UserError for a size the network cannot take
             build_network(self.network, dataset_info(self.dataset).channels, self.size, 2)
 
     @property

@@ -1,4 +1,7 @@
-"""Real images chosen from each class: random, herding, k-center; baselines and initialisation."""
+"""Real images selected from each class at random, by herding or by k-center.
+
+They are the baselines of an evaluation and the initial pixels of a condensation.
+"""
 
 from collections.abc import Callable, Iterator
 
@@ -16,7 +19,7 @@ from .synthetic import encode
 IntArray = npt.NDArray[np.int64]
 Features = Callable[[Tensor], Tensor]  # uint8 images (n, C, H, W) -> (n, D)
 
-FEATURE_PIECE = 256  # images whose features are computed at once
+FEATURE_PIECE = 256  # images per forward pass
 
 
 def initial_pixels(
@@ -25,13 +28,18 @@ def initial_pixels(
     classes: range | None = None,
     device: torch.device | None = None,
 ) -> Tensor:
-    """Synthetic images before the first step, of all classes or of those named.
+    """Synthetic images before the first step.
 
-    They are kept on ``device``: that of ``real`` unless given; on the host, for a GPU, pinned.
+    Args:
+        real: the training images.
+        config: ``init``, ``ipc``, ``factor`` and ``seed`` are used.
+        classes: all classes unless given.
+        device: that of the result; of ``real`` unless given. Pixels on the host for a GPU are
+            pinned.
 
     Returns:
-        float32 ``(len(classes), ipc, channels, H, W)`` in [0, 1]; those of a class depend neither
-        on the other classes nor on their number.
+        float32 ``(len(classes), ipc, channels, H, W)`` in [0, 1]; the pixels of a class depend
+        neither on the other classes nor on their number.
     """
     classes = range(real.num_classes) if classes is None else classes
     shape = (len(classes), config.ipc, *real.image_shape)
@@ -39,64 +47,70 @@ def initial_pixels(
     pinned = device.type == "cpu" and real.device.type == "cuda"
     pixels = torch.empty(shape, dtype=torch.float32, device=device, pin_memory=pinned)
     factor = config.factor if config.init == "mix" else 1
-    chosen = _random_indices(real, config.ipc * factor**2, derived_seed(config.seed, "coreset", 0))
+    draw = _random_indices(real, config.ipc * factor**2, derived_seed(config.seed, "coreset", 0))
     for target, c in zip(pixels, classes, strict=True):
         if config.init == "noise":
             stream = generator(config.seed, "noise", c, device=real.device)
             target.copy_(torch.rand(target.shape, generator=stream, device=real.device))
         else:
-            images = real.take(c, chosen(c)).float() / 255
+            images = real.take(c, draw(c)).float() / 255
             target.copy_(encode(images[None], factor)[0])
     return pixels
 
 
 def random_images(real: RealImages, per_class: int, seed: int) -> Tensor:
-    """A seeded random choice, without replacement until a class is used up.
+    """Draw images at random, without replacement until a class is exhausted.
+
+    The position of ``real`` in its own shuffled order does not change.
 
     Returns:
-        uint8 ``(num_classes, per_class, C, H, W)``; ``real`` goes on as if nothing had been drawn.
+        uint8 ``(num_classes, per_class, C, H, W)``.
     """
-    chosen = _random_indices(real, per_class, seed)
-    return torch.stack([real.take(c, chosen(c)) for c in range(real.num_classes)])
+    draw = _random_indices(real, per_class, seed)
+    return torch.stack([real.take(c, draw(c)) for c in range(real.num_classes)])
 
 
 def _random_indices(real: RealImages, per_class: int, seed: int) -> Callable[[int], IntArray]:
+    """A function that draws the indices of a class."""
     sampler = ClassSampler(real.class_sizes, seed)
     return lambda c: sampler.draw([c], per_class)[0]
 
 
 def herding(real: RealImages, per_class: int, features: Features) -> Tensor:
-    """Images whose running mean feature stays closest to the class's (arXiv 1611.07725).
+    """Select images whose mean feature stays closest to the class mean (arXiv 1611.07725).
 
     Returns:
-        uint8 ``(num_classes, per_class, C, H, W)``, in the order chosen.
+        uint8 ``(num_classes, per_class, C, H, W)``, in the order of selection.
     """
     return _select(real, per_class, features, _herd)
 
 
 def k_center(real: RealImages, per_class: int, features: Features) -> Tensor:
-    """Images that cover the class: each next one is farthest from those chosen (arXiv 1708.00489).
+    """Select images that cover the class (arXiv 1708.00489).
+
+    The first image is the closest to the class mean; each further one is the farthest from those
+    selected before.
 
     Returns:
-        uint8 ``(num_classes, per_class, C, H, W)``, in the order chosen.
+        uint8 ``(num_classes, per_class, C, H, W)``, in the order of selection.
     """
     return _select(real, per_class, features, _cover)
 
 
 def _select(
-    real: RealImages, per_class: int, features: Features, rule: Callable[[Tensor, int], list[int]]
+    real: RealImages, per_class: int, features: Features, select: Callable[[Tensor, int], list[int]]
 ) -> Tensor:
     if per_class > min(real.class_sizes):
         raise UserError(
             f"a coreset of {per_class} images per class was asked for, but the smallest class has "
             f"{min(real.class_sizes)}"
         )
-    chosen = [rule(embedded, per_class) for embedded in _embedded_classes(real, features)]
+    chosen = [select(embedded, per_class) for embedded in _embed_classes(real, features)]
     return torch.stack([real.take(c, indices) for c, indices in enumerate(chosen)])
 
 
-def _embedded_classes(real: RealImages, features: Features) -> Iterator[Tensor]:
-    """Features ``(n, D)`` of each class in turn, in one pass over the set; images are not kept."""
+def _embed_classes(real: RealImages, features: Features) -> Iterator[Tensor]:
+    """Yield the features ``(n, D)`` of each class in turn, in one pass that keeps no images."""
     sizes = iter(real.class_sizes)
     missing, pieces = next(sizes), list[Tensor]()
     for images, _ in real.ordered(FEATURE_PIECE):

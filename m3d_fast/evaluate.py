@@ -23,7 +23,7 @@ is not given takes the published protocol's value. Defaults stand in brackets.""
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line's flags."""
+    """Build the parser of the command line."""
     parser = Parser(
         prog="python -m m3d_fast.evaluate",
         description=DESCRIPTION,
@@ -37,14 +37,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 def command(arguments: argparse.Namespace) -> None:
     """Run one evaluation and print its table."""
-    given = vars(arguments)
-    content = evaluate(given.pop("run"), EvaluateConfig(**given))
+    settings = vars(arguments)
+    content = evaluate(settings.pop("run"), EvaluateConfig(**settings))
     if rank_of_process() == 0:
         sys.stdout.write(table(content) + "\n")
 
 
 def main() -> int:
-    """Entry point; returns the exit status."""
+    """Run the command line; return its exit status."""
     return run_command(build_parser(), command)
 
 

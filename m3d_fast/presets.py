@@ -1,4 +1,4 @@
-"""The paper's hyper-parameters per (dataset, ipc), as data.
+"""The paper's hyper-parameters per (data set, ipc) and the evaluation protocol, as data.
 
 Source: M3D (arXiv 2312.15927), implementation details: 10,000 iterations on low-resolution sets and
 1,000 on ImageNet subsets, 5 iterations per model, image learning rate 1 and 0.1, factor 2 and 3.
@@ -34,14 +34,15 @@ HIGH_RESOLUTION = Preset(iterations=1_000, lr_img=0.1, factor=3, real_batch=64)
 # 1,797 images of 16 px: a first try takes seconds
 DIGITS = Preset(iterations=200, real_batch=64)
 
-HIGH_RESOLUTION_SIDE = 65  # pixels; the field's low-resolution sets end at 64
+HIGH_RESOLUTION_SIDE = 65  # pixels; the low-resolution sets of the literature have up to 64
 
 
 def preset_for(dataset: str, size: int, ipc: int) -> Preset:
     """Settings for ``dataset`` at ``size`` pixels and ``ipc`` images per class.
 
-    The loss averages over a class's images, so its pixel gradient shrinks as 1/ipc; the learning
-    rate grows with ipc to make up for it, as in the configurations derived from the paper's code.
+    The loss averages over a class's images, so its gradient in a pixel shrinks as 1/ipc. The
+    learning rate grows with ipc to compensate, as in the configurations derived from the paper's
+    code.
     """
     if dataset == "digits":
         preset = DIGITS
@@ -51,7 +52,7 @@ def preset_for(dataset: str, size: int, ipc: int) -> Preset:
 
 
 def network_for(dataset: str, size: int) -> str:
-    """The condensation network the field uses at ``size`` pixels."""
+    """The network that the literature condenses with at ``size`` pixels."""
     if dataset_info(dataset).kind == "imagenet" or size > 128:
         return "resnetap10"
     return "convnet3" if size < 64 else "convnet4" if size < 128 else "convnet5"
@@ -59,10 +60,10 @@ def network_for(dataset: str, size: int) -> str:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a network is trained on a small set (IDC, arXiv 2205.14959, as M3D uses it).
+    """Training of a network on a condensed set (IDC, arXiv 2205.14959, as M3D uses it).
 
-    SGD with momentum, learning rate times ``gamma`` at ``milestones`` (fractions of the epochs),
-    cross-entropy on hard labels.
+    SGD with momentum and cross-entropy on hard labels; the learning rate is multiplied by ``gamma``
+    at ``milestones``, fractions of the epochs.
 
     Attributes:
         epochs: passes over the decoded set.
@@ -71,7 +72,7 @@ class Protocol:
         weight_decay: of the network.
         batch_size: images per step.
         augment: a DSA strategy with one draw per image, or "imagenet".
-        cutmix: probability that a batch is mixed.
+        cutmix: probability of mixing a batch.
         momentum, milestones, gamma: as above.
     """
 
@@ -87,7 +88,7 @@ class Protocol:
     gamma: float = 0.2
 
 
-# decoded images per class up to which an ImageNet subset is trained for so many epochs
+# (decoded images per class, epochs): up to this many images an ImageNet subset is trained this long
 IMAGENET_EPOCHS = ((1, 3000), (10, 2000), (50, 1500), (200, 1000), (500, 500))
 IMAGENET_EPOCHS_BEYOND = 300
 

@@ -1,25 +1,35 @@
-"""A setting: a dataclass field that is a flag of a command line too."""
+"""A setting: a field of a configuration that is also a flag of a command line."""
 
 from collections.abc import Callable
-from dataclasses import field
+from dataclasses import field, fields
 from typing import Any
 
 
 def setting(
-    default: Any,
+    *,
     group: str,
-    unit: str,
     help: str,
-    usual: Any = None,
+    metavar: str | None = None,
+    default: Any = None,
     parse: Callable[[str], Any] | None = None,
 ) -> Any:
-    """A dataclass field that the command line shows as a flag of ``group``, valued in ``unit``.
+    """A dataclass field, None until it is given.
 
-    ``usual`` is what None stands for, where that is one value for all data sets; ``parse`` reads
-    the flag where the field's type does not.
+    Args:
+        group: heading of ``--help`` under which the flag stands.
+        help: text of the flag. Where what None stands for depends on other settings, the text
+            ends with a description of it in brackets.
+        metavar: the flag's value in ``--help``; switches have none.
+        default: what None stands for, where that is one value; ``--help`` shows it in brackets.
+        parse: reads the flag's text, where the field's type does not.
     """
-    metadata = {"group": group, "unit": unit, "help": help, "usual": usual, "parse": parse}
-    return field(default=default, metadata=metadata)
+    metadata = {"group": group, "help": help, "metavar": metavar, "default": default}
+    return field(default=None, metadata=metadata | {"parse": parse})
+
+
+def defaults_of(config: type) -> dict[str, Any]:
+    """The ``default`` of every setting of the dataclass ``config``, by name."""
+    return {field.name: field.metadata["default"] for field in fields(config)}
 
 
 def number_or_auto(text: str) -> int | None:

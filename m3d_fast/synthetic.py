@@ -1,4 +1,4 @@
-"""The condensed set: pixels, decoding by the factor, files."""
+"""The condensed set: its pixels, their decoding into training images, its file."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -29,7 +29,7 @@ def check_factor(factor: int, size: int) -> None:
 
 
 def tile_edges(side: int, factor: int) -> list[tuple[int, int]]:
-    """Start and end of each tile along one side; the first ones take the remainder (75, 75, 74)."""
+    """Start and end of each tile along one side; sizes differ by one pixel (75, 75, 74)."""
     small, remainder = divmod(side, factor)
     sizes = [small + (tile < remainder) for tile in range(factor)]
     starts = [sum(sizes[:tile]) for tile in range(factor)]
@@ -39,14 +39,14 @@ def tile_edges(side: int, factor: int) -> list[tuple[int, int]]:
 def decode(pixels: Tensor, factor: int) -> Tensor:
     """Cut every image into ``factor**2`` tiles, each bilinearly up-sampled to the full size.
 
-    IDC's multi-formation (arXiv 2205.14959), differentiable.
+    This is the multi-formation of IDC (arXiv 2205.14959); it is differentiable.
 
     Args:
         pixels: ``(..., n, C, H, W)`` float.
         factor: tiles per side.
 
     Returns:
-        ``(..., n * factor**2, C, H, W)``; the tiles of an image follow each other row by row.
+        ``(..., n * factor**2, C, H, W)``; the tiles of an image are in row-major order.
     """
     if factor == 1:
         return pixels
@@ -61,7 +61,7 @@ def decode(pixels: Tensor, factor: int) -> Tensor:
 
 
 class StoredImages:
-    """Images kept as they are stored; those asked for are decoded, or scaled from bytes.
+    """Images kept encoded, as tiles or bytes, and decoded when they are indexed.
 
     Args:
         pixels: ``(n, C, H, W)``, float in [0, 1] or uint8.
@@ -92,7 +92,9 @@ class StoredImages:
 
 
 def encode(images: Tensor, factor: int) -> Tensor:
-    """Shrink ``factor**2`` images, by averaging, into the tiles of one: the "mix" initialisation.
+    """Shrink groups of ``factor**2`` images, by averaging, into the tiles of one image.
+
+    This is the initialisation "mix".
 
     Args:
         images: ``(..., n * factor**2, C, H, W)`` float.
@@ -121,8 +123,8 @@ class SyntheticSet:
         labels: ``(num_classes * ipc,)`` int64.
         class_names: one name per class.
         factor: tiles per side of every image.
-        mean, std: per channel, to normalise by before a network.
-        info: what made it: dataset, method, iterations, seed, version.
+        mean, std: per channel, for the normalisation before a network.
+        info: origin of the set: dataset, method, iterations, seed, version.
     """
 
     images: Tensor
@@ -169,12 +171,13 @@ class SyntheticSet:
         """Read a file written by :meth:`save`.
 
         Raises:
-            UserError: if the file is missing, damaged, or something else.
+            UserError: if the file is missing, damaged, or of another format.
         """
         tensors, metadata = read_tensors(Path(path), FORMAT)
         names = {"classes", "factor", "mean", "std", "ipc"}
-        if not {"images", "labels"} <= tensors.keys() or not names <= metadata.keys():
-            raise UserError(f"{path}: expected a {FORMAT} with images and labels; it lacks some")
+        missing = sorted({"images", "labels", *names} - tensors.keys() - metadata.keys())
+        if missing:
+            raise UserError(f"{path}: expected a {FORMAT}, found one without {', '.join(missing)}")
         images, labels = tensors["images"], tensors["labels"]
         if images.ndim != 4 or labels.shape != images.shape[:1]:
             raise UserError(

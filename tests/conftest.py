@@ -1,10 +1,10 @@
-"""Shared by all tests: seeds, and where temporary compiled code goes."""
+"""Shared by all tests: environment variables, the seed, and which tests need a GPU."""
 
 import os
 
 # set before any kernel is imported; set later it has no effect
 os.environ.setdefault("TRITON_INTERPRET", "1")
-# on a GPU torch's own products are reproducible with this alone, which the tests insist on
+# without it torch's own matrix products are not reproducible on a GPU
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import numpy as np

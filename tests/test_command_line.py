@@ -104,7 +104,7 @@ def unwritable(out: Path, finished: Path) -> list[str]:
     return ["condense", *condense_digits(blocker / "run")]
 
 
-def resumed(out: Path, finished: Path, damage: Callable[[Path], None]) -> list[str]:
+def resume_damaged(out: Path, finished: Path, damage: Callable[[Path], None]) -> list[str]:
     copy = out.with_name("copy")
     shutil.copytree(finished, copy)
     damage(copy)
@@ -116,14 +116,14 @@ def damaged_checkpoint(out: Path, finished: Path) -> list[str]:
         file = copy / "checkpoint.safetensors"
         file.write_bytes(file.read_bytes()[:300])
 
-    return resumed(out, finished, cut)
+    return resume_damaged(out, finished, cut)
 
 
 def foreign_checkpoint(out: Path, finished: Path) -> list[str]:
     def replace(copy: Path) -> None:
         torch.save({"pixels": torch.zeros(3)}, copy / "checkpoint.safetensors")
 
-    return resumed(out, finished, replace)
+    return resume_damaged(out, finished, replace)
 
 
 def checkpoint_of_another_run(out: Path, finished: Path) -> list[str]:
@@ -131,14 +131,14 @@ def checkpoint_of_another_run(out: Path, finished: Path) -> list[str]:
         metadata = {"format": CHECKPOINT_FORMAT, "iteration": 3, "classes": [0, 9], "total": 9}
         write_tensors(copy / "checkpoint.safetensors", {"pixels": torch.zeros(3)}, metadata)
 
-    return resumed(out, finished, replace)
+    return resume_damaged(out, finished, replace)
 
 
 def damaged_config(out: Path, finished: Path) -> list[str]:
     def cut(copy: Path) -> None:
         (copy / "config.json").write_text("{")
 
-    return resumed(out, finished, cut)
+    return resume_damaged(out, finished, cut)
 
 
 def unfinished(out: Path, finished: Path) -> list[str]:
@@ -235,7 +235,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_pa
     out = tmp_path / "run"
     whole = run("condense", *condense_digits(out, "--iterations", "6"))
     assert whole.returncode == 0, whole.stderr
-    # as if the run had been meant to go on, and its pixels had been spoilt in memory
+    # as if the run had been started with more iterations, and its pixels damaged in memory
     config = json.loads((out / "config.json").read_text())
     config["settings"]["iterations"] = 30
     (out / "config.json").write_text(json.dumps(config))

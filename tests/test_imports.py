@@ -4,7 +4,8 @@ import ast
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.helpers.sources import ROOT, module_files
+
 # a room imports from rooms of later lines alone; those of one line do not know each other
 FLOORS = (
     ("condense", "evaluate"),
@@ -20,7 +21,7 @@ FLOORS = (
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 
-def imported(path: Path, modules: set[str]) -> set[str]:
+def find_imports(path: Path, modules: set[str]) -> set[str]:
     """The modules of the package that a file imports, at its top or later."""
     package, found = ".".join(path.relative_to(ROOT).parent.parts), set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -32,18 +33,15 @@ def imported(path: Path, modules: set[str]) -> set[str]:
     return found
 
 
-def imports() -> dict[str, set[str]]:
+def import_graph() -> dict[str, set[str]]:
     """What every module of the package imports of it, by dotted names."""
-    rooms = (ROOT / "m3d_fast", ROOT / "m3d_fast/kernels", ROOT / "m3d_fast/loaders")
-    files = {path for room in rooms for path in room.rglob("*.py")}  # links are not followed
-    names = {p: ".".join(p.relative_to(ROOT).with_suffix("").parts) for p in files}
-    names = {path: name.removesuffix(".__init__") for path, name in names.items()}
-    return {name: imported(path, set(names.values())) for path, name in names.items()}
+    files = module_files()
+    return {name: find_imports(path, set(files)) for name, path in files.items()}
 
 
 def test_no_import_runs_upwards() -> None:
     wrong, seen = [], set()
-    for module, targets in imports().items():
+    for module, targets in import_graph().items():
         for target in targets:
             above, below = ([*name.split("."), ""][1] for name in (module, target))
             if above in FLOOR_OF and below in FLOOR_OF and above != below:
@@ -55,7 +53,7 @@ def test_no_import_runs_upwards() -> None:
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:
-    graph = imports()
+    graph = import_graph()
     del graph["m3d_fast"]  # it loads its names on first use
     assert len(graph) > 100
     TopologicalSorter(graph).prepare()  # raises CycleError, naming the modules

@@ -1,7 +1,6 @@
 """Installed as a wheel in a clean environment it imports and runs, from another folder."""
 
 import math
-import os
 import subprocess
 import sys
 import venv
@@ -9,7 +8,43 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.helpers.commands import environment
+from tests.helpers.sources import ROOT, module_files
+
+# prints the modules that it could import, of all that the installed package holds
+IMPORT_ALL = """
+import importlib, pkgutil, m3d_fast
+
+for module in pkgutil.walk_packages(m3d_fast.__path__, "m3d_fast."):
+    try:
+        importlib.import_module(module.name)
+    except ModuleNotFoundError as missing:
+        if missing.name not in ("ffcv", "triton"):  # extras that this machine may lack
+            raise
+    print(module.name)
+for package in (m3d_fast, m3d_fast.kernels, m3d_fast.loaders):
+    for name in package.__all__:
+        assert getattr(package, name) is not None, name
+"""
+
+# calls every public name of the op, and prints a value
+CALL_OP = """
+import torch
+from m3d_fast.kernels import *
+
+x, y = torch.zeros(1, 4, 2), torch.ones(1, 4, 2, requires_grad=True)
+for kernel in (Gaussian(), Polynomial(), Linear()):
+    MMDLoss(kernel)(x, y).backward()
+    assert y.grad.isfinite().all()
+    assert gram(x[0], y[0], kernel).shape == (4, 4)
+assert mmd2_and_grad(x, y)[1].shape == y.shape
+assert len(permutation_test(x[0], y[0], permutations=9)) == 3
+for metric in (CMMD(), KID(subsets=2, subset_size=3)):
+    metric.update(torch.rand(6, 4), real=True)
+    metric.update(torch.rand(6, 4), real=False)
+    metric.compute()
+print(mmd2(x, y).item())
+"""
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +87,7 @@ def copy_of_tree(folder: Path) -> Path:
 
 
 def run(python: Path, folder: Path, *arguments: str) -> str:
-    clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
+    clean = {name: value for name, value in environment().items() if name != "PYTHONPATH"}
     done = subprocess.run(
         [str(python), *arguments], cwd=folder, env=clean, capture_output=True, text=True
     )
@@ -60,23 +95,30 @@ def run(python: Path, folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def test_the_wheel_imports_and_runs_elsewhere(python: Path, tmp_path: Path) -> None:
+def test_every_module_of_the_wheel_can_be_imported(python: Path, tmp_path: Path) -> None:
     place = run(python, tmp_path, "-c", "import m3d_fast; print(m3d_fast.__file__)")
     assert str(python.parent.parent) in place, "the wheel, not the checkout"
-    code = (
-        "import torch; from m3d_fast.kernels import mmd2; from m3d_fast import loaders;"
-        "print(round(mmd2(torch.zeros(1, 4, 2), torch.ones(1, 4, 2)).item(), 3))"
-    )
+    imported = run(python, tmp_path, "-c", IMPORT_ALL).split()
+    assert {"m3d_fast", *imported} == module_files().keys()
+
+
+def test_every_folder_is_a_package() -> None:
+    folders = {path.parent for path in module_files().values()}
+    assert len(folders) > 10
+    assert [folder for folder in folders if not (folder / "__init__.py").is_file()] == []
+
+
+def test_the_wheel_runs_elsewhere(python: Path, tmp_path: Path) -> None:
     # all pairs across are 2 apart, the mean squared distance of the 8 points is 8/7
     across = sum(math.exp(-2 / (8 / 7 * scale)) for scale in (0.25, 0.5, 1, 2, 4))
-    assert float(run(python, tmp_path, "-c", code)) == pytest.approx(2 * 5 - 2 * across, abs=2e-3)
+    value = float(run(python, tmp_path, "-c", CALL_OP))
+    assert value == pytest.approx(2 * 5 - 2 * across, abs=2e-3)
+    assert "--data-root" in run(python, tmp_path, "-m", "m3d_fast.loaders.pack", "--help")
     flags = ["--dataset", "digits", "--iterations", "2", "--real-batch", "4", "--device", "cpu"]
     run(python, tmp_path, "-m", "m3d_fast.condense", *flags, "--out", "run")
     assert (tmp_path / "run" / "synthetic.safetensors").exists()
-    evaluated = run(
-        python, tmp_path, "-m", "m3d_fast.evaluate", "run", "--epochs", "1", "--repeats", "1"
-    )
-    assert "initial" in evaluated
+    quick = ["--epochs", "1", "--repeats", "1"]
+    assert "initial" in run(python, tmp_path, "-m", "m3d_fast.evaluate", "run", *quick)
 
 
 def test_only_one_top_level_package_is_installed(python: Path) -> None:
@@ -93,9 +135,12 @@ def test_the_op_needs_torch_alone(tmp_path: Path) -> None:
         "heavy = {'triton', 'ffcv', 'torchvision', 'safetensors', 'sklearn', 'PIL'};"
         "print(sorted(heavy & set(sys.modules)))"
     )
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
     )
     assert done.stdout.strip() == "[]", done.stderr
 
@@ -108,8 +153,7 @@ def test_function_and_module_of_one_name_both_work() -> None:
         "\ntry: m3d_fast.condense(CondenseConfig(dataset='x'))"
         "\nexcept ValueError as error: print(error)"
     )
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True
     )
     assert "dataset: 'x' is not known" in done.stdout, done.stderr

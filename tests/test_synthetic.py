@@ -12,7 +12,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from m3d_fast import SyntheticSet
 from m3d_fast.common.errors import UserError
-from m3d_fast.synthetic import StoredImages, check_factor, decode, encode, tile_edges
+from m3d_fast.synthetic import FORMAT, StoredImages, check_factor, decode, encode, tile_edges
 
 
 def a_set(factor: int = 2) -> SyntheticSet:
@@ -123,6 +123,9 @@ def test_damaged_or_foreign_files_are_named(tmp_path) -> None:
         SyntheticSet.load(path)
     save_file({"images": torch.zeros(1)}, path)
     with pytest.raises(UserError, match="another kind"):
+        SyntheticSet.load(path)
+    save_file({"images": torch.zeros(1)}, path, {"format": FORMAT, "ipc": "1", "factor": "1"})
+    with pytest.raises(UserError, match="found one without classes, labels, mean, std"):
         SyntheticSet.load(path)
 
 

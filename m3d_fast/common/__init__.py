@@ -1,1 +1,1 @@
-"""What every room may use; it knows nothing of the engine."""
+"""Modules that the whole package may import; they import nothing of it."""

@@ -1,16 +1,16 @@
-"""Exceptions that a command line turns into one sentence and an exit status."""
+"""Exceptions that a command prints as one sentence and turns into an exit status."""
 
 
 class UserError(ValueError):
     """Invalid input: one sentence saying what was expected, what was given, and what to do.
 
-    The command lines print it on stderr and exit with status 2.
+    The commands print it to stderr and exit with status 2.
     """
 
 
 class DataError(UserError):
-    """Data are missing, damaged, or not what was requested."""
+    """Data that are missing, damaged, or other than requested."""
 
 
 class RankLost(RuntimeError):
-    """Another rank of the job is gone."""
+    """Another rank of the job has ended."""

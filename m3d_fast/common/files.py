@@ -1,4 +1,4 @@
-"""Files that are complete or absent, and files that one process holds."""
+"""Files that are complete or absent, and locks on files."""
 
 import fcntl
 import json
@@ -13,10 +13,10 @@ from .errors import UserError
 
 @contextmanager
 def replace_atomically(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success it takes the place of ``path``.
+    """Yield a temporary path beside ``path``; on success the file written there replaces ``path``.
 
     Raises:
-        UserError: if the folder or disk refuses.
+        UserError: if the file cannot be written.
     """
     temporary = path.with_name(f".{path.name}.part")
     try:
@@ -51,7 +51,7 @@ def read_json(path: Path) -> Any:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames in a folder outlast a loss of power."""
+    """Flush a folder to disk: its renames then survive a loss of power."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -60,15 +60,15 @@ def sync_folder(folder: Path) -> None:
 
 
 def lock_file(descriptor: int, *, shared: bool = False, wait: bool = False) -> bool:
-    """Lock an open file until it is closed, however its process ends.
+    """Lock an open file until it is closed or its process ends.
 
     Args:
         descriptor: of the open file.
-        shared: whether other processes may hold it too, also shared.
-        wait: whether to wait until it is free.
+        shared: whether other processes may hold a shared lock at the same time.
+        wait: whether to wait until no other process prevents the lock.
 
     Returns:
-        Whether it is locked; False if another process holds it.
+        Whether the file is locked; False if a lock of another process prevents it.
 
     Raises:
         OSError: if the file system has no locks.

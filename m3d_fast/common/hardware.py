@@ -1,4 +1,4 @@
-"""What this machine has, and what suits it: device, cores, free memory, precision, compiling."""
+"""What this machine offers: devices, cores, free memory, bf16, a compiler; and what suits it."""
 
 import math
 import os
@@ -14,16 +14,16 @@ _CONTROL_GROUPS = Path("/sys/fs/cgroup")
 
 PRECISIONS = ("bf16", "tf32", "fp32")
 
-# pixels through the network below which compiling takes longer than it saves: 20 s against 0.2 ms
-# per image of 28 px (ConvNet-3, bf16, 2 CPU cores)
+# pixels through the network below which compiling takes longer than it saves: it takes 20 s and
+# saves 0.2 ms per image of 28 px (ConvNet-3, bf16, 2 CPU cores)
 COMPILE_PAYS_PIXELS = 100_000 * 28**2
 
 
 def resolve_device(device: str | None) -> str:
-    """``device``, or the best there is.
+    """``device``, checked; without one, cuda if available, else cpu.
 
     Raises:
-        UserError: for a device this machine or torch does not have.
+        UserError: for a device that this machine or torch does not have.
     """
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -31,14 +31,14 @@ def resolve_device(device: str | None) -> str:
     if kind not in ("cuda", "cpu"):
         raise UserError(f"device: expected cuda or cpu, got {device!r}")
     if kind == "cuda" and not torch.cuda.is_available():
-        raise UserError("device: cuda was asked for, but torch sees no CUDA GPU; use --device cpu")
+        raise UserError("device: cuda was requested, but torch sees no CUDA GPU; use --device cpu")
     try:
         parsed = torch.device(device)
     except RuntimeError as error:
         raise UserError(f"device: expected cuda, cuda:N or cpu, got {device!r}") from error
     if kind == "cuda" and (parsed.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
-        raise UserError(f"device: {device} was asked for, but there are {count} CUDA GPUs")
+        raise UserError(f"device: {device} was requested, but there are {count} CUDA GPUs")
     return device
 
 
@@ -58,12 +58,12 @@ def cpu_has_bf16() -> bool:
 
 
 def compile_pays(images: int, size: int) -> bool:
-    """Whether so many images of ``size`` px are worth compiling for, and a compiler is there."""
+    """Whether compiling saves time for this many images of ``size`` px, and is possible."""
     return images * size**2 >= COMPILE_PAYS_PIXELS and has_compiler()
 
 
 def has_compiler() -> bool:
-    """Whether torch.compile finds what it needs on a CPU: g++ and Python's headers."""
+    """Whether this machine has what torch.compile needs on a CPU: g++ and Python's headers."""
     header = Path(sysconfig.get_paths()["include"]) / "Python.h"
     return shutil.which("g++") is not None and header.is_file()
 
@@ -79,35 +79,35 @@ def free_bytes(device: torch.device) -> int:
     """Bytes that can still be allocated on a CPU or CUDA device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    # a container's limit is not in /proc/meminfo
-    return int(min(_free_of_machine(), _free_of_container()))
+    # /proc/meminfo does not know the limit of a container
+    return int(min(_machine_free_bytes(), _container_free_bytes()))
 
 
-def _free_of_machine() -> int:
+def _machine_free_bytes() -> int:
     meminfo = Path("/proc/meminfo")
     if meminfo.is_file():
         for line in meminfo.read_text().splitlines():
-            # unlike sysconf's free pages this counts what the file cache would give back
+            # unlike the free pages of sysconf, this includes the reclaimable file cache
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
-    # macOS knows only how much there is in all
+    # macOS reports only the total
     pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"
     return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
-def _free_of_container() -> float:
-    """Bytes left under the limit of the control group, version 2 or 1; infinite without one."""
-    for folder, limit, used, given_back in (
+def _container_free_bytes() -> float:
+    """Bytes left below the limit of the control group (version 2 or 1); infinite without one."""
+    for folder, limit_file, used_file, cached_name in (
         ("", "memory.max", "memory.current", "inactive_file"),
         ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     ):
         group = _CONTROL_GROUPS / folder
-        if not (group / limit).is_file() or not (group / used).is_file():
+        if not (group / limit_file).is_file() or not (group / used_file).is_file():
             continue
-        most = (group / limit).read_text().strip()
-        if most == "max":
+        limit = (group / limit_file).read_text().strip()
+        if limit == "max":
             continue
         statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        cached = int(statistics.get(given_back, 0))
-        return max(0, int(most) - int((group / used).read_text()) + cached)
+        cached = int(statistics.get(cached_name, 0))
+        return max(0, int(limit) - int((group / used_file).read_text()) + cached)
     return math.inf

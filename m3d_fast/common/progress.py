@@ -1,4 +1,4 @@
-"""One live line with speed and time left; plain lines where there is no terminal."""
+"""Progress with speed and time left: a live line on a terminal, else a log line at intervals."""
 
 import logging
 import sys
@@ -7,11 +7,11 @@ from typing import Any
 
 log = logging.getLogger("m3d_fast")
 
-PLAIN_SECONDS = 10.0  # between plain lines
+PLAIN_SECONDS = 10.0  # between log lines where there is no terminal
 
 
 class Progress:
-    """Shows how far long work is.
+    """The progress of long work.
 
     Args:
         label: what is being done.
@@ -37,7 +37,7 @@ class Progress:
         self._start = self._shown = time.monotonic()
         self._bar: Any = None  # a tqdm
         if bar and sys.stderr.isatty():
-            from tqdm import tqdm  # not needed by those who want the op alone
+            from tqdm import tqdm  # the op needs torch alone
 
             layout = (
                 "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{remaining} left{postfix}]"
@@ -47,7 +47,7 @@ class Progress:
             )
 
     def update(self, done: int, status: str = "") -> None:
-        """Now ``done`` steps are behind us; ``status`` is appended, such as ``loss 0.123``."""
+        """Show that ``done`` steps are finished, and ``status``, such as ``loss 0.123``."""
         now = time.monotonic()
         rate = (done - self._first) / max(now - self._start, 1e-9)
         text = ", ".join(filter(None, [status, f"{rate * self._images:,.0f} images/s"]))

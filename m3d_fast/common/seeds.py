@@ -1,11 +1,12 @@
 """Counter-based randomness: every draw is a function of (seed, purpose, counters) alone.
 
-No generator lives on between draws, so a resumed run needs only its iteration number.
+No generator state is kept between draws, so a resumed run needs only its iteration number.
 """
 
 import numpy as np
 import torch
 
+# a position in this list is part of the seed: append only
 PURPOSES = (
     "sampling",
     "network",
@@ -27,5 +28,5 @@ def derived_seed(seed: int, purpose: str, *counters: int) -> int:
 def generator(
     seed: int, purpose: str, *counters: int, device: torch.device | str = "cpu"
 ) -> torch.Generator:
-    """A generator on ``device`` seeded by :func:`derived_seed`."""
+    """A generator on ``device``, seeded with :func:`derived_seed`."""
     return torch.Generator(device).manual_seed(derived_seed(seed, purpose, *counters))

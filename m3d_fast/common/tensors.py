@@ -1,4 +1,4 @@
-"""Files of tensors with metadata: safetensors, written piece by piece."""
+"""Files of tensors with metadata: safetensors, written in pieces."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,26 +13,30 @@ from .errors import UserError
 from .files import replace_atomically
 
 PIECE = 1 << 24  # numbers copied to the host at a time
-DTYPES = {torch.float32: "F32", torch.int64: "I64", torch.uint8: "U8"}  # what our files hold
+DTYPES = {torch.float32: "F32", torch.int64: "I64", torch.uint8: "U8"}  # their names in a file
 
 
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor | Sequence[Tensor]], metadata: Mapping[str, Any]
 ) -> None:
-    """Write tensors and ``metadata`` to one ``.safetensors`` file, atomically, piece by piece.
+    """Write tensors and ``metadata`` to one ``.safetensors`` file, atomically and in pieces.
 
-    A sequence of tensors becomes one, joined along the first dimension; nothing is copied as a
-    whole. Every entry of ``metadata`` is an entry of the file's own metadata: strings as they are,
-    anything else as JSON. The same content always gives the same bytes.
+    The same content always gives the same bytes.
+
+    Args:
+        path: the file.
+        tensors: by name; a sequence is written as one tensor, concatenated along the first
+            dimension, without concatenating it in memory.
+        metadata: entries of the file's own metadata: strings unchanged, other values as JSON.
 
     Raises:
-        UserError: if the folder or disk refuses.
+        UserError: if the file cannot be written.
     """
-    # safetensors' own writer copies all tensors first, and orders the metadata differently in
-    # every process
+    # the writer of safetensors copies all tensors first, and the order of its metadata differs
+    # between processes
     parts = {k: [v] if isinstance(v, Tensor) else list(v) for k, v in tensors.items()}
     names = sorted(parts, key=lambda name: (-parts[name][0].element_size(), name))  # aligned
-    header = _header({name: parts[name] for name in names}, metadata)
+    header = _encode_header({name: parts[name] for name in names}, metadata)
     with replace_atomically(path) as temporary, temporary.open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
         for name in names:
@@ -41,9 +45,9 @@ def write_tensors(
                     file.write(memoryview(piece.cpu().numpy()))
 
 
-def _header(parts: Mapping[str, Sequence[Tensor]], metadata: Mapping[str, Any]) -> bytes:
-    # a string that would be read back as JSON is written as JSON too
-    plain = {k: isinstance(v, str) and _parsed(v) is v for k, v in metadata.items()}
+def _encode_header(parts: Mapping[str, Sequence[Tensor]], metadata: Mapping[str, Any]) -> bytes:
+    # a string that could be parsed as JSON is written as JSON, to be read back as a string
+    plain = {k: isinstance(v, str) and _decode_value(v) is v for k, v in metadata.items()}
     text = {k: v if plain[k] else json.dumps(v) for k, v in metadata.items()}
     header: dict[str, Any] = {"__metadata__": text}
     end = 0
@@ -58,7 +62,7 @@ def _header(parts: Mapping[str, Sequence[Tensor]], metadata: Mapping[str, Any]) 
     return data.ljust(-(-len(data) // 8) * 8)
 
 
-def _parsed(value: str) -> Any:
+def _decode_value(value: str) -> Any:
     try:
         return json.loads(value)
     except json.JSONDecodeError:
@@ -66,12 +70,14 @@ def _parsed(value: str) -> Any:
 
 
 def read_tensors(path: Path, expected_format: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors on the CPU and metadata of a file written by :func:`write_tensors`.
+    """Read the tensors and the metadata of a file written by :func:`write_tensors`.
 
-    The tensors are views of the mapped file: they take no memory of their own until written to.
+    Returns:
+        Tensors on the CPU, views of the mapped file that take no memory until they are written
+        to, and the metadata.
 
     Raises:
-        UserError: if the file is missing, damaged, or its metadata names another format.
+        UserError: if the file is missing, damaged, or has another format in its metadata.
     """
     metadata = read_metadata(path, expected_format)
     with safe_open(path, framework="pt") as file:
@@ -79,12 +85,12 @@ def read_tensors(path: Path, expected_format: str) -> tuple[dict[str, Tensor], d
 
 
 def read_metadata(path: Path, expected_format: str) -> dict[str, Any]:
-    """Metadata of a file written by :func:`write_tensors`; errors as :func:`read_tensors`."""
+    """Read the metadata of such a file; errors as of :func:`read_tensors`."""
     if not path.is_file():
         raise UserError(f"{path}: expected a {expected_format}, found no such file")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = {k: _parsed(v) for k, v in (file.metadata() or {}).items()}
+            metadata = {k: _decode_value(v) for k, v in (file.metadata() or {}).items()}
     except SafetensorError as error:
         raise UserError(
             f"{path}: expected a {expected_format}, found a damaged or foreign file ({error})"

@@ -1,45 +1,65 @@
-"""What can be set of an evaluation."""
+"""Settings of an evaluation."""
 
 from dataclasses import dataclass
 
 from ..networks import NETWORKS
-from ..settings import setting
+from ..settings import defaults_of, setting
 
 BASELINES = ("random", "herding", "k-center")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """Settings of an evaluation; ``None`` means the published protocol's value.
+    """Settings of an evaluation; ``None`` means the published protocol's value, or the run's.
 
     Every field is a flag of ``python -m m3d_fast.evaluate``; ``--help`` explains each.
     """
 
     networks: str | None = setting(
-        None, "protocol", "NAMES", f"trained, by commas: {', '.join(NETWORKS)} [the run's]"
+        group="protocol",
+        metavar="NAMES",
+        help=f"trained, by commas: {', '.join(NETWORKS)} [the run's]",
     )
     repeats: int | None = setting(
-        None, "protocol", "N", "networks trained per method [10; from 65 px on 3]"
+        group="protocol", metavar="N", help="networks trained per method [10; from 65 px on 3]"
     )
     epochs: int | None = setting(
-        None, "protocol", "N", "passes over the decoded set [1000; from 65 px on by its size]"
+        group="protocol",
+        metavar="N",
+        help="passes over the decoded set [1000; from 65 px on by its size]",
     )
-    baselines: str = setting("", "protocol", "NAMES", f"by commas: {', '.join(BASELINES)}")
-    seed: int = setting(0, "run", "N", "one seed gives one result on one machine")
+    baselines: str = setting(
+        group="protocol", metavar="NAMES", help=f"by commas: {', '.join(BASELINES)}", default=""
+    )
+    seed: int = setting(
+        group="run", metavar="N", help="one seed gives one result on one machine", default=0
+    )
     data_root: str | None = setting(
-        None, "run", "DIR", "folder that holds the data set [the run's]"
+        group="run", metavar="DIR", help="folder that holds the data set [the run's]"
     )
     loader: str | None = setting(
-        None, "run", "NAME", "image files through ffcv, folder or auto [the run's]"
+        group="run", metavar="NAME", help="image files through ffcv, folder or auto [the run's]"
     )
     cache: str | None = setting(
-        None, "run", "NAME", "images kept in memory: auto, device, host or none [the run's]"
+        group="run",
+        metavar="NAME",
+        help="images kept in memory: auto, device, host or none [the run's]",
     )
     workers: int | None = setting(
-        None, "run", "N", "threads or processes that decode images [the run's]"
+        group="run", metavar="N", help="threads or processes that decode images [the run's]"
     )
-    device: str | None = setting(None, "run", "NAME", "cuda, cuda:N or cpu [cuda if there is one]")
+    device: str | None = setting(
+        group="run", metavar="NAME", help="cuda, cuda:N or cpu [cuda if there is one]"
+    )
     precision: str | None = setting(
-        None, "run", "NAME", "network arithmetic: bf16 or fp32 [bf16 where the hardware has it]"
+        group="run",
+        metavar="NAME",
+        help="network arithmetic: bf16 or fp32 [bf16 where the hardware has it]",
     )
-    compile: bool | None = setting(None, "run", "", "torch.compile the networks [when it pays]")
+    compile: bool | None = setting(group="run", help="torch.compile the networks [when it pays]")
+
+    def __post_init__(self) -> None:
+        # at once: unlike a condensation, an evaluation never takes settings from an earlier one
+        for name, value in defaults_of(EvaluateConfig).items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)

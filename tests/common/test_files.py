@@ -1,31 +1,91 @@
-"""Files are complete or absent, and the same content gives the same bytes."""
+"""Files are complete or absent; locks end with their process."""
 
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from m3d_fast.common import tensors
 from m3d_fast.common.errors import UserError
-from m3d_fast.common.files import replace_atomically
-from m3d_fast.common.tensors import read_tensors, write_tensors
+from m3d_fast.common.files import lock_file, read_json, replace_atomically, write_json
+from m3d_fast.common.tensors import write_tensors
+from tests.helpers.commands import environment
+
+# locks the file it is given, says so, and holds it until it is killed
+HOLD = """
+import sys
+from m3d_fast.common.files import lock_file
+
+file = open(sys.argv[1], "rb")
+print(lock_file(file.fileno(), shared=sys.argv[2] == "shared"), flush=True)
+sys.stdin.read()
+"""
 
 
-def test_parts_become_one_tensor_and_the_bytes_of_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tensors, "PIECE", 7)  # numbers: many pieces per part
-    whole, labels = torch.randn(10, 3, 4), torch.arange(10)
-    metadata = {"format": "test", "classes": ["a", "7"], "ipc": 1, "name": "7", "text": "words"}
-    write_tensors(tmp_path / "whole", {"images": whole, "labels": labels}, metadata)
-    parts = [whole[:3], whole[3:4], whole[4:].flip(0).flip(0)]
-    write_tensors(tmp_path / "parts", {"labels": labels, "images": parts}, metadata)
-    assert (tmp_path / "whole").read_bytes() == (tmp_path / "parts").read_bytes()
-    read = load_file(tmp_path / "parts")  # by the library, which checks the layout
-    assert torch.equal(read["images"], whole)
-    assert torch.equal(read["labels"], labels)
-    assert read_tensors(tmp_path / "parts", "test")[1] == metadata
+@contextmanager
+def hold_lock(path: Path, kind: str) -> Iterator["subprocess.Popen[str]"]:
+    """Another process that holds a lock of ``kind`` on ``path``."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path), kind],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+    with process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "True\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def can_lock(path: Path, *, shared: bool) -> bool:
+    with path.open("rb") as file:
+        return lock_file(file.fileno(), shared=shared)
+
+
+def test_a_lock_excludes_other_processes_until_its_process_is_killed(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    with hold_lock(path, "exclusive") as holder:
+        assert not can_lock(path, shared=False)
+        assert not can_lock(path, shared=True)
+        holder.kill()
+        holder.wait()
+        assert can_lock(path, shared=False)
+
+
+def test_shared_locks_exclude_exclusive_ones_alone(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    with hold_lock(path, "shared"):
+        assert can_lock(path, shared=True)
+        assert not can_lock(path, shared=False)
+
+
+def test_a_lock_ends_when_its_file_is_closed(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    with path.open("rb") as file:
+        assert lock_file(file.fileno())
+        assert not can_lock(path, shared=False)
+    assert can_lock(path, shared=False)
+
+
+def test_json_comes_back_or_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    with pytest.raises(UserError, match=r"file\.json: expected this file, found none"):
+        read_json(path)
+    write_json(path, {"b": [1, None], "a": "ü"})
+    assert read_json(path) == {"b": [1, None], "a": "ü"}
+    path.write_text("{")
+    with pytest.raises(UserError, match=r"file\.json: expected JSON, found a damaged file"):
+        read_json(path)
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:

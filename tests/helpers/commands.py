@@ -1,4 +1,4 @@
-"""Run the command lines as a user does: a process of its own."""
+"""Run the command lines as a user does, each in a process of its own."""
 
 import json
 import os
@@ -13,7 +13,8 @@ import torch
 
 from m3d_fast import CondenseConfig, condense
 
-ROOT = Path(__file__).resolve().parents[2]
+from .sources import ROOT
+
 PATIENCE = 300  # seconds for any process; a busy machine needs most of them
 
 
