@@ -5,12 +5,13 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from .arguments import OpArguments
 from .kernel_functions import Gaussian, Kernel, Linear, Polynomial
 
 Estimator = Literal["biased", "unbiased"]
 Precision = Literal["highest", "high", "medium"]
 Reduction = Literal["mean", "sum", "none"]
-Side = Literal["x", "y", "both"]
+WithRespectTo = Literal["x", "y", "both"]
 
 
 def check_samples(x: Tensor, y: Tensor) -> None:
@@ -89,29 +90,24 @@ def _check_batch(label: str, given: Tensor, points: Tensor, *, or_scalar: bool =
         raise ValueError(f"{label}: expected device {points.device}, got {given.device}")
 
 
-def check_values(
-    x: Tensor,
-    y: Tensor,
-    bandwidth: Tensor | None,
-    x_lengths: Tensor | None,
-    y_lengths: Tensor | None,
-    *,
-    unbiased: bool,
-) -> None:
-    """Refuse what a tensor holds; called where reading it stalls nothing, inside the CPU kernel."""
+def check_values(arguments: OpArguments) -> None:
+    """Check the values that tensors hold; on the CPU only, where reading them does not stall."""
+    bandwidth = arguments.bandwidth
     if bandwidth is not None and not ((bandwidth > 0) & bandwidth.isfinite()).all():
         raise ValueError(
             "bandwidth: expected positive finite numbers (2 sigma^2, 1 / gamma),"
             f" got {bandwidth.tolist()}"
         )
-    for name, points, lengths in (("x_lengths", x, x_lengths), ("y_lengths", y, y_lengths)):
-        if lengths is not None and lengths.numel():
-            _check_range(name, lengths, points.shape[-2], unbiased)
+    _check_range("x_lengths", arguments.x_lengths, arguments.x, arguments.unbiased)
+    _check_range("y_lengths", arguments.y_lengths, arguments.y, arguments.unbiased)
 
 
-def _check_range(name: str, lengths: Tensor, rows: int, unbiased: bool) -> None:
+def _check_range(name: str, lengths: Tensor | None, points: Tensor, unbiased: bool) -> None:
+    if lengths is None or not lengths.numel():
+        return
+    rows = points.shape[-2]
     low, high = (int(end) for end in lengths.aminmax())
     if low < 1 or high > rows:
-        raise ValueError(f"{name}: expected 1 to {rows} (the rows there are), got {low} to {high}")
+        raise ValueError(f"{name}: expected 1 to {rows} (rows of the sample), got {low} to {high}")
     if unbiased and low < 2:
         raise ValueError(f"{name}: the unbiased estimator needs at least 2 rows, got {low}")

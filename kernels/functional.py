@@ -1,15 +1,14 @@
 """The functions a caller uses, and the checks of what a caller passes."""
 
-from typing import Any, Literal, overload
+from typing import Literal, overload
 
 import torch
 from torch import Tensor, nn
 
 from . import checks, ops, reference
-from .checks import Estimator, Precision, Reduction, Side
-from .kernel_functions import Gaussian, Kernel
-
-M3D_KERNEL = Gaussian()
+from .arguments import OpArguments
+from .checks import Estimator, Precision, Reduction, WithRespectTo
+from .kernel_functions import M3D_KERNEL, Kernel
 
 
 def mmd2(
@@ -54,8 +53,8 @@ def mmd2(
             GPU the values of lengths and of a bandwidth tensor are not read: bad ones give NaN.
         NotImplementedError: for a second or a forward-mode derivative.
     """
-    arguments = _op_arguments(x, y, kernel, estimator, precision, x_lengths, y_lengths)
-    return ops.differentiable(*arguments)
+    arguments = _check_arguments(x, y, kernel, estimator, precision, x_lengths, y_lengths)
+    return ops.compute_value(arguments)
 
 
 @overload
@@ -93,7 +92,7 @@ def mmd2_and_grad(
     y: Tensor,
     kernel: Kernel = M3D_KERNEL,
     *,
-    wrt: Side = "y",
+    wrt: WithRespectTo = "y",
     value: bool = True,
     estimator: Estimator = "biased",
     precision: Precision | None = None,
@@ -114,10 +113,11 @@ def mmd2_and_grad(
         in ``y`` ``(..., M, D)``, in ``x`` ``(..., N, D)``, or the pair (in x, in y), each in the
         dtype of its sample. None of them is connected to autograd.
     """
-    checks.check_choice("wrt", wrt, Side)
-    arguments = _op_arguments(x, y, kernel, estimator, precision, x_lengths, y_lengths)
+    checks.check_choice("wrt", wrt, WithRespectTo)
+    arguments = _check_arguments(x, y, kernel, estimator, precision, x_lengths, y_lengths)
+    arguments = arguments._replace(value=value, grad_x=wrt != "y", grad_y=wrt != "x")
     with torch.no_grad():
-        result, grad_x, grad_y = ops.mmd2(*arguments, value, wrt != "y", wrt != "x")
+        result, grad_x, grad_y = ops.mmd2(*arguments)
         grad_x, grad_y = grad_x.to(x.dtype), grad_y.to(y.dtype)
     gradient = {"x": grad_x, "y": grad_y, "both": (grad_x, grad_y)}[wrt]
     return result if value else None, gradient
@@ -201,7 +201,7 @@ def gram(x: Tensor, y: Tensor, kernel: Kernel) -> Tensor:
         return reference.gram(x, y, name, parameters, bandwidth)
 
 
-def _op_arguments(
+def _check_arguments(
     x: Tensor,
     y: Tensor,
     kernel: Kernel,
@@ -209,8 +209,8 @@ def _op_arguments(
     precision: Precision | None,
     x_lengths: Tensor | None,
     y_lengths: Tensor | None,
-) -> tuple[Any, ...]:
-    """Check what the caller passed; as the op takes it, but for the flags at its end."""
+) -> OpArguments:
+    """Check what the caller passed, and encode it for the op, which computes the value alone."""
     checks.check_samples(x, y)
     checks.check_kernel(kernel)
     checks.check_choice("estimator", estimator, Estimator)
@@ -222,4 +222,4 @@ def _op_arguments(
     name, parameters, bandwidth = kernel.encode(x.shape[-1])
     checks.check_bandwidth(bandwidth, x)
     unbiased = estimator == "unbiased"
-    return x, y, bandwidth, x_lengths, y_lengths, name, parameters, unbiased, precision
+    return OpArguments(x, y, bandwidth, x_lengths, y_lengths, name, parameters, unbiased, precision)

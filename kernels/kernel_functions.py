@@ -82,7 +82,7 @@ class Gaussian:
             _check_positive("scales", scale)
         object.__setattr__(self, "scales", scales)
 
-    def resolved_bandwidth(self) -> float | Tensor | None:
+    def resolve_bandwidth(self) -> float | Tensor | None:
         """The bandwidth in units of squared distance, or None for the mean rule."""
         if self.sigma is not None:
             # keeps the sign, so that a negative tensor is noticed when it is used
@@ -94,7 +94,7 @@ class Gaussian:
 
     def encode(self, dimensions: int) -> Encoded:
         """As the op takes it; a float bandwidth is folded into the scales."""
-        bandwidth = self.resolved_bandwidth()
+        bandwidth = self.resolve_bandwidth()
         scales = list(self.scales)
         if bandwidth is None:
             return Encoded("gaussian_mean", scales, None)
@@ -148,3 +148,4 @@ class Linear:
 
 
 Kernel = Gaussian | Polynomial | Linear
+M3D_KERNEL = Gaussian()

@@ -8,7 +8,7 @@ from torch import Tensor
 from .functional import mmd2
 from .kernel_functions import Gaussian, Kernel, Polynomial
 
-TOGETHER = 16  # subsets of KID in one call on a GPU, 256 MB of features at 1000 x 2048
+SUBSETS_PER_CALL = 16  # of KID on a GPU: 256 MB of features at 1000 x 2048
 
 
 class _FeatureMetric:
@@ -19,7 +19,7 @@ class _FeatureMetric:
 
     def reset(self) -> None:
         """Forget all features."""
-        self._parts: dict[bool, list[Tensor]] = {True: [], False: []}
+        self._batches: dict[bool, list[Tensor]] = {True: [], False: []}
 
     def update(self, features: Tensor, real: bool) -> None:
         """Add features ``(n, D)`` of real or of generated images.
@@ -35,20 +35,22 @@ class _FeatureMetric:
             raise TypeError(f"real: expected a bool, got {real!r}")
         if features.ndim != 2 or features.shape[1] == 0:
             raise ValueError(f"features: expected (n, D), got {tuple(features.shape)}")
-        for part in self._parts[True][:1] + self._parts[False][:1]:
-            if part.shape[1] != features.shape[1]:
-                raise ValueError(f"features: expected D = {part.shape[1]}, got {features.shape[1]}")
+        for batch in self._batches[True][:1] + self._batches[False][:1]:
+            if batch.shape[1] != features.shape[1]:
+                raise ValueError(
+                    f"features: expected D = {batch.shape[1]}, got {features.shape[1]}"
+                )
         # a caller may overwrite its buffer
-        self._parts[real].append(features.detach().clone())
+        self._batches[real].append(features.detach().clone())
 
-    def _features(self, real: bool, at_least: int) -> Tensor:
-        parts = self._parts[real]
-        count = sum(map(len, parts))
+    def _join_features(self, real: bool, at_least: int) -> Tensor:
+        batches = self._batches[real]
+        count = sum(map(len, batches))
         if count < at_least:
             kind = "real" if real else "generated"
             raise ValueError(f"{kind} features: expected at least {at_least} rows, got {count}")
-        self._parts[real] = [torch.cat(parts)] if len(parts) > 1 else parts
-        return self._parts[real][0]
+        self._batches[real] = [torch.cat(batches)] if len(batches) > 1 else batches
+        return self._batches[real][0]
 
 
 class CMMD(_FeatureMetric):
@@ -67,7 +69,7 @@ class CMMD(_FeatureMetric):
         Raises:
             ValueError: if there are no real or no generated features.
         """
-        real, generated = self._features(True, 1), self._features(False, 1)
+        real, generated = self._join_features(True, 1), self._join_features(False, 1)
         with torch.no_grad():
             return 1000 * mmd2(real, generated, self.kernel)
 
@@ -115,22 +117,22 @@ class KID(_FeatureMetric):
         Raises:
             ValueError: if there are fewer real or generated features than ``subset_size``.
         """
-        real = self._features(True, self.subset_size)
-        generated = self._features(False, self.subset_size)
-        together = TOGETHER if real.is_cuda else 1
+        real = self._join_features(True, self.subset_size)
+        generated = self._join_features(False, self.subset_size)
+        at_once = SUBSETS_PER_CALL if real.is_cuda else 1
         values = [
-            self._subsets(real, generated, min(together, self.subsets - start))
-            for start in range(0, self.subsets, together)
+            self._score_subsets(real, generated, min(at_once, self.subsets - start))
+            for start in range(0, self.subsets, at_once)
         ]
         scores = torch.cat(values)
         return KIDResult(scores.mean(), scores.std(unbiased=False))
 
-    def _subsets(self, real: Tensor, generated: Tensor, count: int) -> Tensor:
-        x, y = self._drawn(real, count), self._drawn(generated, count)
+    def _score_subsets(self, real: Tensor, generated: Tensor, count: int) -> Tensor:
+        x, y = self._draw_subsets(real, count), self._draw_subsets(generated, count)
         with torch.no_grad():
             return mmd2(x, y, self.kernel, estimator="unbiased")
 
-    def _drawn(self, features: Tensor, count: int) -> Tensor:
+    def _draw_subsets(self, features: Tensor, count: int) -> Tensor:
         rows = [
             torch.randperm(len(features), generator=self.generator)[: self.subset_size]
             for _ in range(count)

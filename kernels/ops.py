@@ -24,38 +24,26 @@ _library.define(
 )
 mmd2 = torch.ops.m3d_fast.mmd2.default
 
-Outputs = tuple[Tensor, Tensor, Tensor]  # value, grad_x, grad_y; empty where not asked for
+Outputs = tuple[Tensor, Tensor, Tensor]  # value, grad_x, grad_y; empty unless requested
 
 _NO_FORWARD_MODE = "mmd2 has no forward-mode derivative: use reverse mode"
 
 
-def _plain_torch(
-    compute: Callable[..., reference.Result],
-    x: Tensor,
-    y: Tensor,
-    bandwidth: Tensor | None,
-    x_lengths: Tensor | None,
-    y_lengths: Tensor | None,
-    kernel: str,
-    parameters: list[float],
-    unbiased: bool,
-    precision: str | None,
-    value: bool,
-    grad_x: bool,
-    grad_y: bool,
-) -> Outputs:
-    # precision is the least that will do: this path is always exact to float32
+def _compute_in_torch(compute: Callable[..., reference.Result], arguments: OpArguments) -> Outputs:
+    """Call ``compute``, which has the signature of ``reference.mmd2``, in full float32."""
+    x = arguments.x
+    # ``precision`` is a lower bound: this path always computes in full float32
     with full_float32(x.device):
         result = compute(
             x,
-            y,
-            reference.Rule(kernel, parameters, unbiased),
-            bandwidth=bandwidth,
-            x_lengths=x_lengths,
-            y_lengths=y_lengths,
-            value=value,
-            grad_x=grad_x,
-            grad_y=grad_y,
+            arguments.y,
+            reference.Rule(arguments.kernel, arguments.parameters, arguments.unbiased),
+            bandwidth=arguments.bandwidth,
+            x_lengths=arguments.x_lengths,
+            y_lengths=arguments.y_lengths,
+            value=arguments.value,
+            grad_x=arguments.grad_x,
+            grad_y=arguments.grad_y,
         )
     return (
         _empty(x) if result.value is None else result.value,
@@ -68,14 +56,15 @@ def _empty(like: Tensor) -> Tensor:
     return like.new_empty(0, dtype=reference.accumulator_dtype(like.dtype))
 
 
-def _cpu(*arguments: Any) -> Outputs:
-    check_values(*arguments[:5], unbiased=arguments[7])
-    return _plain_torch(tiled.mmd2, *arguments)
+def _cpu(*inputs: Any) -> Outputs:
+    arguments = OpArguments(*inputs)
+    check_values(arguments)
+    return _compute_in_torch(tiled.mmd2, arguments)
 
 
 @cache
-def _launcher() -> Any:
-    """The module that launches Triton, imported on first use; None where there is no Triton."""
+def load_dispatch() -> Any:
+    """Import the module that launches Triton kernels, on first use; None without Triton."""
     try:
         import triton  # noqa: F401
     except ModuleNotFoundError as error:
@@ -86,26 +75,27 @@ def _launcher() -> Any:
     return dispatch
 
 
-def _cuda(*arguments: Any) -> Outputs:
-    launcher = _launcher()
-    if launcher is None or not launcher.serves(*arguments[:2], arguments[5]):
-        return _plain_torch(reference.mmd2, *arguments)
-    result: Outputs = launcher.mmd2_cuda(OpArguments(*arguments))
-    return result
+def _cuda(*inputs: Any) -> Outputs:
+    arguments, dispatch = OpArguments(*inputs), load_dispatch()
+    if dispatch is None or not dispatch.serves(arguments.x, arguments.y, arguments.kernel):
+        return _compute_in_torch(reference.mmd2, arguments)
+    outputs: Outputs = dispatch.mmd2_cuda(arguments)
+    return outputs
 
 
-def _fake(*arguments: Any) -> Outputs:
-    x, y, (value, grad_x, grad_y) = arguments[0], arguments[1], arguments[-3:]
+def _fake(*inputs: Any) -> Outputs:
+    arguments = OpArguments(*inputs)
+    x, y = arguments.x, arguments.y
     dtype = reference.accumulator_dtype(x.dtype)
     return (
-        x.new_empty(x.shape[:-2], dtype=dtype) if value else _empty(x),
-        x.new_empty(x.shape, dtype=dtype) if grad_x else _empty(x),
-        y.new_empty(y.shape, dtype=dtype) if grad_y else _empty(x),
+        x.new_empty(x.shape[:-2], dtype=dtype) if arguments.value else _empty(x),
+        x.new_empty(x.shape, dtype=dtype) if arguments.grad_x else _empty(x),
+        y.new_empty(y.shape, dtype=dtype) if arguments.grad_y else _empty(x),
     )
 
 
-class _Once(torch.autograd.Function):
-    """Scale a gradient, and refuse to be differentiated: the graph of the gradient was not kept."""
+class _ScaleOnce(torch.autograd.Function):
+    """Scale a gradient, and refuse to be differentiated: the gradient has no graph of its own."""
 
     generate_vmap_rule = True
 
@@ -130,34 +120,37 @@ class _Mmd2(torch.autograd.Function):
     """Value and gradients in one pass; backward scales the gradients."""
 
     @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> Outputs:
-        outputs = _below_autograd(*arguments)
-        _save(ctx, arguments, outputs)
+    def forward(ctx: Any, *inputs: Any) -> Outputs:
+        outputs = _call_below_autograd(OpArguments(*inputs))
+        _save(ctx, inputs, outputs)
         return outputs
 
     @staticmethod
     def backward(ctx: Any, grad_value: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
         value, *gradients = ctx.saved_tensors
-        pulled: list[Tensor | None] = [None] * 12
-        for side, dtype in enumerate(ctx.dtypes):
-            if grad_value is None or not ctx.needs_input_grad[side]:
+        grad_inputs: list[Tensor | None] = [None] * len(OpArguments._fields)
+        for position, dtype in enumerate(ctx.dtypes):
+            if grad_value is None or not ctx.needs_input_grad[position]:
                 continue
+            gradient = gradients[position]
             if torch.is_grad_enabled():
-                # value belongs to the graph: through it a second derivative is noticed
-                pulled[side] = _Once.apply(grad_value, gradients[side], value, dtype)
+                # value is part of the graph, so a second derivative reaches _ScaleOnce.backward
+                scaled = _ScaleOnce.apply(grad_value, gradient, value, dtype)
             else:
-                pulled[side] = _scale(grad_value, gradients[side], dtype)
-        return tuple(pulled)
+                scaled = _scale(grad_value, gradient, dtype)
+            grad_inputs[position] = scaled
+        return tuple(grad_inputs)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], outputs: Outputs) -> None:
+    arguments = OpArguments(*inputs)
     ctx.mark_non_differentiable(*outputs[1:])
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*outputs)
-    ctx.dtypes = inputs[0].dtype, inputs[1].dtype
+    ctx.dtypes = arguments.x.dtype, arguments.y.dtype
 
 
-def _below_autograd(*arguments: Any) -> Outputs:
+def _call_below_autograd(arguments: OpArguments) -> Outputs:
     with torch._C._AutoDispatchBelowAutograd():
         return mmd2(*arguments)
 
@@ -166,27 +159,28 @@ def _needs_gradient(tensor: Tensor | None) -> bool:
     return tensor is not None and tensor.requires_grad and torch.is_grad_enabled()
 
 
-def _autograd(*arguments: Any) -> Outputs:
-    x, y, bandwidth = arguments[:3]
-    value, grad_x, grad_y = arguments[-3:]
+def _autograd(*inputs: Any) -> Outputs:
+    arguments = OpArguments(*inputs)
+    x, y = arguments.x, arguments.y
     if unpack_dual(x).tangent is not None or unpack_dual(y).tangent is not None:
         raise NotImplementedError(_NO_FORWARD_MODE)
-    if _needs_gradient(bandwidth):
+    if _needs_gradient(arguments.bandwidth):
         raise ValueError("bandwidth: expected a tensor without requires_grad, got one with it")
     need_x, need_y = _needs_gradient(x), _needs_gradient(y)
-    if not (value and (need_x or need_y)):
-        return _below_autograd(*arguments)
-    result, x_gradient, y_gradient = _Mmd2.apply(
-        *arguments[:-2], grad_x or need_x, grad_y or need_y
+    if not (arguments.value and (need_x or need_y)):
+        return _call_below_autograd(arguments)
+    requested_x, requested_y = arguments.grad_x, arguments.grad_y
+    value, grad_x, grad_y = _Mmd2.apply(
+        *arguments._replace(grad_x=requested_x or need_x, grad_y=requested_y or need_y)
     )
-    return result, x_gradient if grad_x else _empty(x), y_gradient if grad_y else _empty(x)
+    return value, grad_x if requested_x else _empty(x), grad_y if requested_y else _empty(x)
 
 
-def _autocast(*arguments: Any) -> Outputs:
-    # mixed and half-precision inputs are read as they are and summed in float32: only the
-    # products inside must be kept from autocast
+def _autocast(*inputs: Any) -> Outputs:
+    # mixed and half-precision inputs are read in their own dtype and summed in float32: only the
+    # matrix products inside must be kept from autocast
     with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
-        return mmd2(*arguments)
+        return mmd2(*inputs)
 
 
 _AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU) | torch._C.DispatchKeySet(
@@ -194,38 +188,50 @@ _AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU) | torch._C
 )
 
 
-def _to_front(tensor: Tensor, dim: int | None, size: int) -> Tensor:
+def _move_to_front(tensor: Tensor, dim: int | None, size: int) -> Tensor:
     return tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
 
 
-def _fold(size: int, in_dims: tuple[Any, ...], arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Make the dimension that vmap hides one more batch dimension."""
-    x, y = (_to_front(arguments[i], in_dims[i], size) for i in (0, 1))
-    folded = []
-    for tensor, dim in zip(arguments[2:5], in_dims[2:5], strict=True):
-        if tensor is not None:
-            tensor = _to_front(tensor, dim, size)
-            if tensor.ndim == 1:  # one bandwidth for every batch element
-                tensor = tensor.reshape(size, *[1] * (x.ndim - 3))
-            tensor = tensor.expand(x.shape[:-2])
-        folded.append(tensor)
-    return x, y, *folded, *arguments[5:]
+def _fold_vmapped(size: int, in_dims: tuple[Any, ...], arguments: OpArguments) -> OpArguments:
+    """Make the dimension that vmap hides the first batch dimension."""
+    dims = dict(zip(arguments._fields, in_dims, strict=True))
+    x = _move_to_front(arguments.x, dims["x"], size)
+    y = _move_to_front(arguments.y, dims["y"], size)
+
+    def fold(name: str) -> Tensor | None:
+        tensor: Tensor | None = getattr(arguments, name)
+        if tensor is None:
+            return None
+        tensor = _move_to_front(tensor, dims[name], size)
+        if tensor.ndim == 1:  # one bandwidth for every batch element
+            tensor = tensor.reshape(size, *[1] * (x.ndim - 3))
+        return tensor.expand(x.shape[:-2])
+
+    return arguments._replace(
+        x=x,
+        y=y,
+        bandwidth=fold("bandwidth"),
+        x_lengths=fold("x_lengths"),
+        y_lengths=fold("y_lengths"),
+    )
 
 
-def _out_dims(flags: tuple[bool, ...]) -> tuple[int | None, ...]:
-    return tuple(0 if flag else None for flag in flags)
+def _out_dims(arguments: OpArguments) -> tuple[int | None, ...]:
+    requested = (arguments.value, arguments.grad_x, arguments.grad_y)
+    return tuple(0 if flag else None for flag in requested)
 
 
-def _vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Outputs, Any]:
-    return mmd2(*_fold(info.batch_size, in_dims, arguments)), _out_dims(arguments[-3:])
+def _vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Outputs, Any]:
+    arguments = OpArguments(*inputs)
+    return mmd2(*_fold_vmapped(info.batch_size, in_dims, arguments)), _out_dims(arguments)
 
 
-class _Transformed(torch.autograd.Function):
-    """``_Mmd2`` in the form torch.func wants, which takes 17 us longer per call."""
+class _TransformableMmd2(torch.autograd.Function):
+    """``_Mmd2`` in the form that torch.func needs, which takes 17 us longer per call."""
 
     @staticmethod
-    def forward(*arguments: Any) -> Outputs:
-        return mmd2(*arguments)
+    def forward(*inputs: Any) -> Outputs:
+        return mmd2(*inputs)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
@@ -238,18 +244,19 @@ class _Transformed(torch.autograd.Function):
         raise NotImplementedError(_NO_FORWARD_MODE)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Outputs, Any]:
-        folded = _fold(info.batch_size, in_dims, arguments)
-        return _Transformed.apply(*folded), _out_dims(arguments[-3:])
+    def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Outputs, Any]:
+        arguments = OpArguments(*inputs)
+        folded = _fold_vmapped(info.batch_size, in_dims, arguments)
+        return _TransformableMmd2.apply(*folded), _out_dims(arguments)
 
 
-def differentiable(*arguments: Any) -> Tensor:
-    """The value alone, for autograd or torch.func; the arguments of the op less its flags."""
+def compute_value(arguments: OpArguments) -> Tensor:
+    """Return the value alone, differentiable by autograd or torch.func."""
     transforming = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
     if transforming and torch.is_grad_enabled():
-        # which side is differentiated shows only below the transforms
-        return _Transformed.apply(*arguments, True, True, True)[0]
-    return mmd2(*arguments, True, False, False)[0]
+        # which sample is differentiated is visible only below the transforms
+        return _TransformableMmd2.apply(*arguments._replace(grad_x=True, grad_y=True))[0]
+    return mmd2(*arguments)[0]
 
 
 for _key, _kernel in (

@@ -1,26 +1,50 @@
-"""How exact the products inside the op are."""
+"""The precision of float32 matrix products: torch's setting, and full float32 inside the op."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 
+def _matmul_settings(device: torch.device) -> Any:
+    """Return torch's settings of matrix products on a kind of device."""
+    backend: Any = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
+    return backend.matmul
+
+
+def default_precision(device: torch.device) -> Literal["highest", "high", "medium"]:
+    """Return the precision that torch allows for matrix products on ``device``.
+
+    Reads ``torch.backends.<cuda or mkldnn>.matmul.fp32_precision``, which reflects both
+    ``torch.set_float32_matmul_precision`` and ``torch.backends.fp32_precision``.
+    """
+    setting = _matmul_settings(device).fp32_precision
+    if setting == "bf16":
+        return "medium"
+    if setting != "tf32":
+        return "highest"
+    try:
+        # on CUDA "medium" also sets tf32: only this function tells it from "high"
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        # raised when the setting was made through torch.backends
+        return "high"
+
+
 @contextmanager
 def full_float32(device: torch.device) -> Iterator[None]:
-    """Keep matrix products in float32 whatever the process allows, then put that back."""
-    backend: Any = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
-    backend = backend.matmul
-    before = backend.fp32_precision
+    """Compute matrix products in full float32 whatever the process allows, then restore that."""
+    settings = _matmul_settings(device)
+    before = settings.fp32_precision
     if before in ("none", "ieee"):
         yield
         return
-    backend.fp32_precision = "ieee"
+    settings.fp32_precision = "ieee"
     try:
         yield
     finally:
         # "none" follows torch.backends.fp32_precision, where the setting may have come from
-        backend.fp32_precision = "none"
-        if backend.fp32_precision != before:
-            backend.fp32_precision = before
+        settings.fp32_precision = "none"
+        if settings.fp32_precision != before:
+            settings.fp32_precision = before

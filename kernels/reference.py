@@ -97,7 +97,7 @@ def mean_bandwidth(x: Sample, y: Sample) -> Tensor:
     return bandwidth.masked_fill(bandwidth == 0, 1)
 
 
-def given_bandwidth(bandwidth: Tensor, dtype: torch.dtype) -> Tensor:
+def prepare_bandwidth(bandwidth: Tensor, dtype: torch.dtype) -> Tensor:
     """A bandwidth tensor as (..., 1, 1); a value that is not positive and finite becomes NaN."""
     usable = (bandwidth > 0) & bandwidth.isfinite()
     return bandwidth.to(dtype).masked_fill(~usable, torch.nan)[..., None, None]
@@ -217,7 +217,7 @@ def mmd2(
         a, b = centre(a, b)
     if rule.name == "linear":
         return _linear(a, b, rule.unbiased, value=value, grad_x=grad_x, grad_y=grad_y)
-    width = None if bandwidth is None else given_bandwidth(bandwidth, a.points.dtype)
+    width = None if bandwidth is None else prepare_bandwidth(bandwidth, a.points.dtype)
     if rule.name == "gaussian_mean":
         width = mean_bandwidth(a, b)
     cross = _block(a, b, rule, width, value=value, slope=grad_x or grad_y)
@@ -250,5 +250,5 @@ def gram(
     if name == "gaussian_mean":
         squared = squared / mean_bandwidth(a, b)
     elif bandwidth is not None:
-        squared = squared / given_bandwidth(bandwidth, squared.dtype)
+        squared = squared / prepare_bandwidth(bandwidth, squared.dtype)
     return sum((torch.exp(squared / -s) for s in parameters), torch.zeros_like(squared))

@@ -8,11 +8,9 @@ from torch import Tensor
 from . import checks, ops
 from .arguments import OpArguments
 from .cpu import blocks, tiles
-from .kernel_functions import Gaussian, Kernel
+from .kernel_functions import M3D_KERNEL, Kernel
 from .precision import full_float32
-from .reference import Rule, accumulator_dtype, given_bandwidth
-
-M3D_KERNEL = Gaussian()
+from .reference import Rule, accumulator_dtype, prepare_bandwidth
 
 
 class PermutationTest(NamedTuple):
@@ -64,10 +62,10 @@ def permutation_test(
     if permutations < 1:
         raise ValueError(f"permutations: expected at least 1, got {permutations}")
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-        members = _members(len(x), len(y), permutations, generator).to(x.device)
-        values = _divided(x, y, members, kernel)
+        members = _draw_members(len(x), len(y), permutations, generator).to(x.device)
+        values = _compute_permuted_mmd2(x, y, members, kernel)
         statistic, null = values[0], values[1:]
-        # the same division may come again, added up in another order
+        # one split of the rows may be drawn again, and be summed in another order
         slack = 1e-6 * (statistic.abs() + null.abs().mean())
         larger = int((null >= statistic - slack).sum())
     dtype = accumulator_dtype(x.dtype)
@@ -75,8 +73,8 @@ def permutation_test(
     return PermutationTest(statistic.to(dtype), p_value, null.to(dtype))
 
 
-def _members(n: int, m: int, permutations: int, generator: torch.Generator | None) -> Tensor:
-    """Who is in the first sample, (1 + permutations, n + m), bool; first as it is."""
+def _draw_members(n: int, m: int, permutations: int, generator: torch.Generator | None) -> Tensor:
+    """Draw the rows of the first sample, (1 + permutations, n + m), bool; [0] are those of x."""
     device = torch.device("cpu") if generator is None else generator.device
     members = torch.zeros(1 + permutations, n + m, dtype=torch.bool, device=device)
     members[0, :n] = True
@@ -85,70 +83,68 @@ def _members(n: int, m: int, permutations: int, generator: torch.Generator | Non
     return members
 
 
-def _divided(x: Tensor, y: Tensor, members: Tensor, kernel: Kernel) -> Tensor:
-    """MMD^2 of every division, float64."""
+def _compute_permuted_mmd2(x: Tensor, y: Tensor, members: Tensor, kernel: Kernel) -> Tensor:
+    """Compute MMD^2 of every permutation, (B,) float64, with Triton where it serves."""
     name, parameters, bandwidth = kernel.encode(x.shape[-1])
     checks.check_bandwidth(bandwidth, x)
-    launcher = ops._launcher() if x.is_cuda else None
-    if launcher is not None and launcher.serves(x, y, name):
-        arguments = OpArguments(x, y, bandwidth, None, None, name, parameters, False, None)
-        result: Tensor = launcher.permuted_mmd2_cuda(members, arguments)
-        return result
+    arguments = OpArguments(x, y, bandwidth, None, None, name, parameters, False, None)
+    dispatch = ops.load_dispatch() if x.is_cuda else None
+    if dispatch is not None and dispatch.serves(x, y, name):
+        values: Tensor = dispatch.permuted_mmd2_cuda(members, arguments)
+        return values
     if not x.is_cuda:
-        checks.check_values(x, y, bandwidth, None, None, unbiased=False)
+        checks.check_values(arguments)
     with full_float32(x.device):
-        return divided_mmd2(x, y, members, Rule(name, parameters, False), bandwidth)
+        return permuted_mmd2(members, arguments)
 
 
-def divided_mmd2(
-    x: Tensor, y: Tensor, members: Tensor, rule: Rule, bandwidth: Tensor | None
-) -> Tensor:
-    """MMD^2 (biased) of divisions of the rows [x; y], in plain torch, (B,) float64.
+def permuted_mmd2(members: Tensor, arguments: OpArguments) -> Tensor:
+    """MMD^2 (biased) of permutations of the rows [x; y], in plain torch, (B,) float64.
 
     Args:
-        x: ``(N, D)``.
-        y: ``(M, D)``.
         members: ``(B, N + M)``, bool: the rows that make up the first sample, N of them.
-        rule: the kernel function, biased.
-        bandwidth: a tensor with one number, or None.
+        arguments: x ``(N, D)`` and y ``(M, D)``, which give the bandwidth of all permutations.
     """
-    samples = [blocks.side(points[None], None) for points in (x, y)]
+    x, y, bandwidth = arguments.x, arguments.y, arguments.bandwidth
+    rule = Rule(arguments.kernel, arguments.parameters, False)
+    samples = [blocks.split_sample(points[None], None) for points in (x, y)]
     width = None
     if rule.name != "polynomial":
         width = blocks.centre(samples[0], samples[1])
     if rule.name == "linear":
         rule = Rule("polynomial", (1.0, 1.0, 0.0), False)
     elif rule.name == "gaussian":
-        width = (
-            None
-            if bandwidth is None
-            else given_bandwidth(bandwidth.reshape(1), accumulator_dtype(x.dtype))
-        )
-    sums = _Sums(members, len(x))
-    for tile in tiles.tiles_of(samples, [False, False], value=True):
-        k, _ = tiles.kernel_of(tile, rule, width, value=True, slope=False)
+        dtype = accumulator_dtype(x.dtype)
+        width = None if bandwidth is None else prepare_bandwidth(bandwidth.reshape(1), dtype)
+    sums = _PairSums(members)
+    for tile in tiles.iterate_tiles(samples, [False, False], value=True):
+        k, _ = tiles.evaluate_kernel(tile, rule, width, value=True, slope=False)
         assert k is not None
-        sums.add(k[0], _rows(samples, tile.a, tile.i), _rows(samples, tile.b, tile.j))
+        sums.add(
+            k[0], _stacked_rows(samples, tile.a, tile.i), _stacked_rows(samples, tile.b, tile.j)
+        )
     return sums.mmd2(len(x), len(y))
 
 
-def _rows(samples: list[blocks.Side], side: blocks.Side, i: int) -> slice:
-    """Where block i lies in the stacked rows."""
-    offset = 0 if side is samples[0] else samples[0].points.shape[1]
-    rows = side.bounds[i]
+def _stacked_rows(
+    samples: list[blocks.BlockedSample], sample: blocks.BlockedSample, i: int
+) -> slice:
+    """The rows of [x; y] in block i of a sample."""
+    offset = 0 if sample is samples[0] else samples[0].points.shape[1]
+    rows = sample.bounds[i]
     return slice(rows.start + offset, rows.stop + offset)
 
 
-class _Sums:
-    """Sums of k over pairs of rows: within the first sample, touching it, and all there are."""
+class _PairSums:
+    """Sums of k over pairs of rows: within the first sample, touching it, and over all pairs."""
 
-    def __init__(self, members: Tensor, first: int) -> None:
+    def __init__(self, members: Tensor) -> None:
         self.members = members
         self.within, self.touching = members.new_zeros(2, len(members), dtype=torch.float64)
         self.everything = members.new_zeros((), dtype=torch.float64)
 
     def add(self, k: Tensor, a: slice, b: slice) -> None:
-        """A tile, and its mirror image unless it lies on the diagonal."""
+        """Add a tile, and its mirror image unless it is on the diagonal."""
         twice = 1 if a == b else 2
         in_a, in_b = (self.members[:, rows].T.to(k.dtype) for rows in (a, b))
         self.within += twice * (in_a * (k @ in_b)).sum(0, dtype=torch.float64)

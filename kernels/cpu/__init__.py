@@ -1,1 +1,1 @@
-"""MMD^2 on a CPU, in tiles."""
+"""MMD^2 on a CPU, in tiles of the kernel matrix."""

@@ -1,4 +1,4 @@
-"""A sum of Gaussians over several scales from one matrix of exponents, in few passes over it."""
+"""A sum of Gaussians over several scales, from one matrix of exponents in few passes."""
 
 import math
 from collections.abc import Sequence
@@ -10,14 +10,14 @@ LOG2_E = 1 / math.log(2)
 
 
 class Run(NamedTuple):
-    """Scales of which each is half of the one before: their kernels are squares of each other."""
+    """Scales that are each half of the previous one: each kernel is the square of the previous."""
 
     largest: float
     length: int
 
 
-def runs_of(scales: Sequence[float]) -> list[Run]:
-    """Scales from the largest down, in runs of five at most: squaring doubles the error."""
+def group_scales(scales: Sequence[float]) -> list[Run]:
+    """Group scales, in descending order, into runs of at most five: squaring doubles the error."""
     runs: list[Run] = []
     for scale in sorted(scales, reverse=True):
         last = runs[-1] if runs else Run(0.0, 0)
@@ -28,10 +28,10 @@ def runs_of(scales: Sequence[float]) -> list[Run]:
     return runs
 
 
-def excess(exponent: Tensor, runs: list[Run]) -> Tensor:
-    """Sum over the scales s of ``exp(exponent / s) - 1``, to the last digits however small.
+def sum_excess(exponent: Tensor, runs: list[Run]) -> Tensor:
+    """Sum ``exp(exponent / s) - 1`` over the scales s, accurate however small the sum is.
 
-    ``exponent`` comes divided by the largest scale and is overwritten.
+    ``exponent`` is already divided by the largest scale; it is overwritten.
     """
     total = None
     for largest, length in reversed(runs):
@@ -46,11 +46,11 @@ def excess(exponent: Tensor, runs: list[Run]) -> Tensor:
     return total
 
 
-def slope(exponent: Tensor, runs: list[Run]) -> Tensor:
-    """Sum over the scales s of ``exp(exponent / s) / s``; ``exponent`` as for ``excess``."""
+def sum_slopes(exponent: Tensor, runs: list[Run]) -> Tensor:
+    """Sum ``exp(exponent / s) / s`` over the scales s; ``exponent`` as in ``sum_excess``, kept."""
     total = None
     for largest, length in runs:
-        # not 1 + expm1, which has no digits left far away; exp2 is three times faster than exp
+        # not 1 + expm1, which cancels at large distances; exp2 is three times faster than exp
         term = (exponent * (LOG2_E * runs[0].largest / largest)).exp2_()
         total = term / largest if total is None else total.add_(term, alpha=1 / largest)
         for k in range(1, length):

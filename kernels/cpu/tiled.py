@@ -6,24 +6,29 @@ Memory beyond inputs and results does not grow with the samples.
 import torch
 from torch import Tensor
 
-from ..reference import Result, Rule, accumulator_dtype, given_bandwidth
+from ..reference import Result, Rule, accumulator_dtype, prepare_bandwidth
 from . import blocks
-from .blocks import Side
-from .tiles import Tile, kernel_of, tiles_of
+from .blocks import BlockedSample
+from .tiles import Tile, evaluate_kernel, iterate_tiles
 
-CHUNK_NUMBERS = 2**20  # classes are taken together up to this many numbers (4 MB)
-NARROW = 16  # features: below, products are three times faster the other way round
+CHUNK_NUMBERS = 2**20  # classes are computed together up to this many numbers (4 MB)
+NARROW = 16  # features: below, products are three times faster transposed
 
 
-class Gradient:
+class GradientAccumulator:
     """The gradient in the rows of one sample, summed tile by tile.
 
-    Tiles are summed with whole factors, and the sum is scaled: pushes and pulls can all but cancel,
-    and would leave over what rounding each factor did.
+    Tiles are multiplied by whole numbers, and their sum is scaled once: the terms of the two
+    samples can nearly cancel, and rounding a factor per tile would remain in the difference.
     """
 
     def __init__(
-        self, out: Tensor, own: Side, other: Side, rule: Rule, bandwidth: Tensor | None
+        self,
+        out: Tensor,
+        own: BlockedSample,
+        other: BlockedSample,
+        rule: Rule,
+        bandwidth: Tensor | None,
     ) -> None:
         within = own.rows - 1 if rule.unbiased else own.rows
         self.out, self.own = out, own  # out is (c, n, D), to be filled
@@ -32,74 +37,79 @@ class Gradient:
         self.differences = rule.name != "polynomial"
         if self.differences:
             self.scale = self.scale * 2 if bandwidth is None else self.scale * 2 / bandwidth
-        self.pulls = out.new_zeros(out.shape[:2])  # row sums of the slopes
-        self.begun: set[int] = set()
+        self.row_sums = out.new_zeros(out.shape[:2])  # of the slopes
+        self.written: set[int] = set()  # blocks of ``out`` that hold a sum
 
-    def add(self, i: int, slope: Tensor, points: Tensor, source: Side) -> None:
-        """What other rows give to block i; ``slope`` is (c, rows of i, other rows)."""
+    def add(self, i: int, slope: Tensor, points: Tensor, source: BlockedSample) -> None:
+        """Add the terms of other rows to block i; ``slope`` is (c, rows of i, other rows)."""
         factor = self.within if source is self.own else self.across
         if isinstance(factor, Tensor):
             slope, factor = slope * factor, 1.0
-        self._accumulate(i, slope, points, factor)
-        self.pulls[:, self.own.bounds[i]] += factor * slope.sum(-1)
+        self._add_product(i, slope, points, factor)
+        self.row_sums[:, self.own.bounds[i]] += factor * slope.sum(-1)
 
-    def close(self, i: int, slope: Tensor, points: Tensor) -> None:
-        """Add what the rows of block i give to each other, the last there is; uses up the slope."""
+    def finish(self, i: int, slope: Tensor, points: Tensor) -> None:
+        """Add the terms of block i's own rows, the last ones, and scale; overwrites the slope."""
         slope *= self.within
         if self.differences:
-            # k depends on a - b alone: a row is pulled by differences, so less the row sums
-            pulls = self.pulls[:, self.own.bounds[i]] + slope.sum(-1)
-            slope.diagonal(dim1=-2, dim2=-1).sub_(pulls)
-        self._accumulate(i, slope, points, 1.0)
+            # k depends on a - b alone: its gradient is a sum of differences, hence the row sums
+            row_sums = self.row_sums[:, self.own.bounds[i]] + slope.sum(-1)
+            slope.diagonal(dim1=-2, dim2=-1).sub_(row_sums)
+        self._add_product(i, slope, points, 1.0)
         self.out[:, self.own.bounds[i]] *= self.scale
 
-    def whole(self, slope: Tensor, stack: Tensor) -> None:
-        """All at once, of one block; ``slope`` is (c, own rows, rows of the stack), and used up."""
+    def fill_from_stack(self, slope: Tensor, stack: Tensor) -> None:
+        """Fill a gradient of one block; overwrites ``slope``, (c, own rows, rows of the stack)."""
         n = stack.shape[1] - slope.shape[1]
         slope[..., :n] *= self.across
         slope[..., n:] *= self.within
         slope.diagonal(n, -2, -1).sub_(slope.sum(-1))
         torch.bmm(slope.mul_(self.scale), stack, out=self.out)
 
-    def _accumulate(self, i: int, slope: Tensor, points: Tensor, factor: float) -> None:
+    def _add_product(self, i: int, slope: Tensor, points: Tensor, factor: float) -> None:
         out = self.out[:, self.own.bounds[i]]
-        # at first there is nothing to add to, and unwritten memory may hold NaN
-        beta = 1 if i in self.begun else 0
-        self.begun.add(i)
+        # the first term is not added to anything: unwritten memory may hold NaN
+        beta = 1 if i in self.written else 0
+        self.written.add(i)
         if points.shape[-1] >= NARROW:
             torch.baddbmm(out, slope, points, beta=beta, alpha=factor, out=out)
             return
-        pulled = torch.bmm(points.mT, slope.mT).mul_(factor).mT
-        out.add_(pulled) if beta else out.copy_(pulled)
+        product = torch.bmm(points.mT, slope.mT).mul_(factor).mT
+        out.add_(product) if beta else out.copy_(product)
 
 
-def _share(a: Side, b: Side, k: Tensor, rule: Rule) -> Tensor:
-    """What a tile adds to MMD^2, (c, 1, 1)."""
+def _weigh_tile(a: BlockedSample, b: BlockedSample, k: Tensor, rule: Rule) -> Tensor:
+    """Sum a tile over its pairs, divided by their number in a and b and signed, (c, 1, 1)."""
     pairs = a.rows * (b.rows - 1 if a is b and rule.unbiased else b.rows)
     total = k.sum(-1, keepdim=True).sum(-2, keepdim=True, dtype=torch.float64)
     return total * ((1 if a is b else -1) / pairs)
 
 
-def _whole(
-    x: Side, y: Side, rule: Rule, bandwidth: Tensor | None, value: bool, into_y: Gradient
+def _compute_single_tile(
+    x: BlockedSample,
+    y: BlockedSample,
+    rule: Rule,
+    bandwidth: Tensor | None,
+    value: bool,
+    gradient: GradientAccumulator,
 ) -> Tensor | float:
-    """Fill the gradient in y from K(y, [x; y]), and what that matrix adds to MMD^2."""
+    """Fill the gradient in y from K(y, [x; y]); return the terms of MMD^2 in that matrix."""
     assert y.stack is not None
     points, squares = y.stack
     n = x.points.shape[1]
-    both = Side(points, [slice(None)], x.rows + y.rows, None, squares=squares)
+    both = BlockedSample(points, [slice(None)], x.rows + y.rows, None, squares=squares)
     tile = Tile(y, 0, both, 0, points[:, n:], points)
-    k, slope = kernel_of(tile, rule, bandwidth, value, slope=True)
+    k, slope = evaluate_kernel(tile, rule, bandwidth, value, slope=True)
     assert slope is not None
-    into_y.whole(slope, points)
+    gradient.fill_from_stack(slope, points)
     if k is None:
         return 0.0
     k.diagonal(n, -2, -1).zero_()
-    return _share(y, x, k[..., :n], rule) * 2 + _share(y, y, k[..., n:], rule)
+    return _weigh_tile(y, x, k[..., :n], rule) * 2 + _weigh_tile(y, y, k[..., n:], rule)
 
 
-def _quadratic(
-    samples: list[Side],
+def _fill_quadratic(
+    samples: list[BlockedSample],
     rule: Rule,
     bandwidth: Tensor | None,
     value: Tensor | None,
@@ -107,106 +117,111 @@ def _quadratic(
 ) -> None:
     """Fill the value and the gradients of a chunk of classes, tile by tile."""
     sums = [
-        None if out is None else Gradient(out, own, other, rule, bandwidth)
+        None if out is None else GradientAccumulator(out, own, other, rule, bandwidth)
         for out, own, other in zip(gradients, samples, reversed(samples), strict=True)
     ]
-    of = dict(zip(map(id, samples), sums, strict=True))
+    sum_by_sample = dict(zip(map(id, samples), sums, strict=True))
     total = torch.zeros(len(samples[0].points), 1, 1, dtype=torch.float64)
     x, y = samples
     if y.stack is not None and sums[1] is not None:
-        total += _whole(x, y, rule, bandwidth, value is not None, sums[1])
+        total += _compute_single_tile(x, y, rule, bandwidth, value is not None, sums[1])
         samples, sums = samples[:1], sums[:1]
-    for tile in tiles_of(samples, [one is not None for one in sums], value is not None):
-        into_a, into_b = of[id(tile.a)], of[id(tile.b)]
-        slope_wanted = into_a is not None or into_b is not None
-        k, slope = kernel_of(tile, rule, bandwidth, value is not None, slope_wanted)
+    for tile in iterate_tiles(samples, [one is not None for one in sums], value is not None):
+        sum_a, sum_b = sum_by_sample[id(tile.a)], sum_by_sample[id(tile.b)]
+        needs_slope = sum_a is not None or sum_b is not None
+        k, slope = evaluate_kernel(tile, rule, bandwidth, value is not None, needs_slope)
         if k is not None:
-            # a tile beside the diagonal stands for its mirror image too
-            total += _share(tile.a, tile.b, k, rule) * (1 if tile.on_diagonal else 2)
+            # a tile off the diagonal also stands for its mirror image
+            total += _weigh_tile(tile.a, tile.b, k, rule) * (1 if tile.on_diagonal else 2)
         if slope is None:
             continue
-        if tile.on_diagonal and into_a is not None:
-            into_a.close(tile.i, slope, tile.a_points)
+        if tile.on_diagonal and sum_a is not None:
+            sum_a.finish(tile.i, slope, tile.a_points)
             continue
-        if into_a is not None:
-            into_a.add(tile.i, slope, tile.b_points, tile.b)
-        if into_b is not None:
-            into_b.add(tile.j, slope.mT, tile.a_points, tile.a)
+        if sum_a is not None:
+            sum_a.add(tile.i, slope, tile.b_points, tile.b)
+        if sum_b is not None:
+            sum_b.add(tile.j, slope.mT, tile.a_points, tile.a)
     if value is not None:
         value.copy_(total[:, 0, 0])
 
 
-def _linear(
-    samples: list[Side], unbiased: bool, value: Tensor | None, gradients: list[Tensor | None]
+def _fill_linear(
+    samples: list[BlockedSample],
+    unbiased: bool,
+    value: Tensor | None,
+    gradients: list[Tensor | None],
 ) -> None:
-    """|mean x - mean y|^2; if unbiased, less the variances of the two means."""
+    """|mean x - mean y|^2; if unbiased, minus the variances of the two means."""
     means = [
-        torch.stack([side.block(i).sum(-2, keepdim=True) for i in range(len(side.bounds))]).sum(0)
-        / side.rows
-        for side in samples
+        torch.stack([sample.block(i).sum(-2, keepdim=True) for i in range(len(sample.bounds))]).sum(
+            0
+        )
+        / sample.rows
+        for sample in samples
     ]
     difference = means[0] - means[1]
     total = difference.square().sum(-1, keepdim=True, dtype=torch.float64)
-    for side, mean, sign, out in zip(samples, means, (2, -2), gradients, strict=True):
-        for i, rows in enumerate(side.bounds):
-            gradient = sign * difference / side.rows
+    for sample, mean, sign, out in zip(samples, means, (2, -2), gradients, strict=True):
+        for i, rows in enumerate(sample.bounds):
+            gradient = sign * difference / sample.rows
             if unbiased:
-                pairs = side.rows * (side.rows - 1)
-                rest = _without_ignored(side.block(i) - mean, side, i)
+                pairs = sample.rows * (sample.rows - 1)
+                rest = _zero_ignored_rows(sample.block(i) - mean, sample, i)
                 squares = rest.square().sum(-1, keepdim=True)
                 total -= squares.sum(-2, keepdim=True, dtype=torch.float64) / pairs
                 gradient = gradient - 2 * rest / pairs
             if out is not None:
                 out[:, rows] = gradient
-                _without_ignored(out[:, rows], side, i)
+                _zero_ignored_rows(out[:, rows], sample, i)
     if value is not None:
         value.copy_(total[:, 0, 0])
 
 
-def _without_ignored(points: Tensor, side: Side, i: int) -> Tensor:
-    return points if side.mask is None else points.masked_fill_(side.ignored(i), 0)
+def _zero_ignored_rows(points: Tensor, sample: BlockedSample, i: int) -> Tensor:
+    return points if sample.mask is None else points.masked_fill_(sample.ignored_rows(i), 0)
 
 
-def _chunk(
-    samples: list[Side],
+def _fill_chunk(
+    samples: list[BlockedSample],
     rule: Rule,
     bandwidth: Tensor | None,
     value: Tensor | None,
     gradients: list[Tensor | None],
-    room: Tensor | None,
+    workspace: Tensor | None,
 ) -> None:
-    """Fill the value and the gradients of a chunk of classes; ``room`` as for ``blocks.centre``."""
+    """Fill the value and the gradients of a chunk of classes; ``workspace`` as in ``centre``."""
     width = None
     if rule.name != "polynomial":
-        width = blocks.centre(samples[0], samples[1], room)
+        width = blocks.centre(samples[0], samples[1], workspace)
     if rule.name == "linear":
-        _linear(samples, rule.unbiased, value, gradients)
+        _fill_linear(samples, rule.unbiased, value, gradients)
         return
     if rule.name == "gaussian" and width is not None:
-        width = None if bandwidth is None else given_bandwidth(bandwidth, width.dtype)
-    _quadratic(samples, rule, width, value, gradients)
+        width = None if bandwidth is None else prepare_bandwidth(bandwidth, width.dtype)
+    _fill_quadratic(samples, rule, width, value, gradients)
 
 
-def _flat(tensor: Tensor | None, batch: torch.Size, own: int) -> Tensor | None:
-    """One batch dimension in front of the ``own`` last; a scalar counts for every element."""
+def _flatten_batch(tensor: Tensor | None, batch: torch.Size, kept: int) -> Tensor | None:
+    """Merge all but the last ``kept`` dimensions into one, expanding a scalar to the batch."""
     if tensor is None:
         return None
-    rest = tensor.shape[tensor.ndim - own :]
+    rest = tensor.shape[tensor.ndim - kept :]
     return tensor.expand(batch + rest).reshape(batch.numel(), *rest)
 
 
-def _together(classes: int, x: torch.Size, y: torch.Size) -> int:
-    """So many classes at a time that neither their rows nor their tiles leave the cache."""
-    tile = max(blocks.row_bounds(*shape)[0].stop for shape in (x, y)) ** 2
+def _choose_chunk(classes: int, x: torch.Size, y: torch.Size) -> int:
+    """Return how many classes at a time keep both their rows and their tiles in cache."""
+    tile = max(blocks.split_rows(*shape)[0].stop for shape in (x, y)) ** 2
     together = min(CHUNK_NUMBERS // (x.numel() + y.numel()), blocks.TILE_ROWS**2 // tile)
     return max(1, min(classes, together))
 
 
-def _fits_whole(x: torch.Size, y: torch.Size) -> bool:
+def _fits_single_tile(x: torch.Size, y: torch.Size) -> bool:
     """Whether K(y, [x; y]) can be one tile: two products instead of four."""
     rows, columns = x[0] + y[0], x[1]
     return (
-        len(blocks.row_bounds(*y)) == 1
+        len(blocks.split_rows(*y)) == 1
         and y[0] * rows <= blocks.TILE_ROWS**2
         and NARROW <= columns <= blocks.KEPT_NUMBERS // rows
     )
@@ -224,7 +239,7 @@ def mmd2(
     grad_x: bool = False,
     grad_y: bool = False,
 ) -> Result:
-    """MMD^2 per batch element and its gradients, as ``reference.mmd2``.
+    """Compute MMD^2 per batch element and its gradients, as ``reference.mmd2`` does.
 
     K(x, x) is skipped unless the value or the gradient in x needs it, and K(y, y) likewise.
     """
@@ -234,21 +249,23 @@ def mmd2(
         points.new_empty(points.shape, dtype=dtype) if wanted else None
         for points, wanted in ((x, grad_x), (y, grad_y))
     ]
-    matrices = [_flat(tensor, batch, 2) for tensor in (x, y, *gradients)]
-    numbers = [_flat(tensor, batch, 0) for tensor in (bandwidth, x_lengths, y_lengths, values)]
+    matrices = [_flatten_batch(tensor, batch, 2) for tensor in (x, y, *gradients)]
+    numbers = [
+        _flatten_batch(tensor, batch, 0) for tensor in (bandwidth, x_lengths, y_lengths, values)
+    ]
     sizes = x.shape[-2:], y.shape[-2:]
-    step, room = _together(batch.numel(), *sizes), None
+    step, workspace = _choose_chunk(batch.numel(), *sizes), None
     ragged = x_lengths is not None or y_lengths is not None
-    step_of_condensation = grad_y and not grad_x and not ragged and rule.name.startswith("gaussian")
-    if step_of_condensation and _fits_whole(*sizes):
-        # one memory for all parts stays in cache: with the one tile, 12 to 14 % of a gradient
-        room = x.new_empty(step, sizes[0][0] + sizes[1][0], sizes[0][1], dtype=dtype)
+    condensation_step = grad_y and not grad_x and not ragged and rule.name.startswith("gaussian")
+    if condensation_step and _fits_single_tile(*sizes):
+        # one workspace for all chunks stays in cache: saves 12 to 14 % of a gradient
+        workspace = x.new_empty(step, sizes[0][0] + sizes[1][0], sizes[0][1], dtype=dtype)
     for start in range(0, batch.numel(), step):
         part = slice(start, start + step)
         a, b, *outs = (None if rows is None else rows[part] for rows in matrices)
         width, a_lengths, b_lengths, out = (None if one is None else one[part] for one in numbers)
         assert a is not None
         assert b is not None
-        samples = [blocks.side(a, a_lengths), blocks.side(b, b_lengths)]
-        _chunk(samples, rule, width, out, outs, room)
+        samples = [blocks.split_sample(a, a_lengths), blocks.split_sample(b, b_lengths)]
+        _fill_chunk(samples, rule, width, out, outs, workspace)
     return Result(values, *gradients)

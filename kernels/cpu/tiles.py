@@ -1,4 +1,4 @@
-"""Blocks of samples against each other: which are needed, and their kernel and its slope."""
+"""Tiles of the kernel matrix: which are needed, and the kernel and its slope in each."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -8,15 +8,15 @@ from torch import Tensor
 
 from ..reference import Rule
 from . import gaussian_mixture
-from .blocks import Side
+from .blocks import BlockedSample
 
 
 class Tile(NamedTuple):
-    """Block i of one sample against block j of the same or the other."""
+    """Block i of sample a against block j of sample b, which may be the same sample."""
 
-    a: Side
+    a: BlockedSample
     i: int
-    b: Side
+    b: BlockedSample
     j: int
     a_points: Tensor
     b_points: Tensor
@@ -27,23 +27,30 @@ class Tile(NamedTuple):
         return self.a is self.b and self.i == self.j
 
 
-def tiles_of(samples: list[Side], pulled: list[bool], value: bool) -> Iterator[Tile]:
-    """The tiles that are needed; of symmetric ones the upper, and the diagonal one of a row last.
+def iterate_tiles(
+    samples: list[BlockedSample], differentiated: list[bool], value: bool
+) -> Iterator[Tile]:
+    """Yield the tiles that are needed: the upper of symmetric ones, the diagonal one last in a row.
 
-    So the diagonal tile of a block is the last to touch it. ``pulled``: whose gradients are wanted.
+    The diagonal tile of a block is therefore the last that contains the block.
+
+    Args:
+        samples: x and y.
+        differentiated: whether the gradient in x and in y is requested.
+        value: whether the value is requested.
     """
     stacked = [(side, i) for side in range(len(samples)) for i in range(len(samples[side].bounds))]
     for at, (a, i) in enumerate(stacked):
         a_points = samples[a].block(i)
         for b, j in stacked[at + 1 :]:
-            if value or pulled[a] or pulled[b]:
+            if value or differentiated[a] or differentiated[b]:
                 yield Tile(samples[a], i, samples[b], j, a_points, samples[b].block(j))
-        if value or pulled[a]:
+        if value or differentiated[a]:
             yield Tile(samples[a], i, samples[a], i, a_points, a_points)
 
 
-def _squared_over(tile: Tile, bandwidth: Tensor | float) -> Tensor:
-    """Minus the squared distances over the bandwidth, (c, rows of a, rows of b)."""
+def _compute_exponents(tile: Tile, bandwidth: Tensor | float) -> Tensor:
+    """Minus the squared distances divided by the bandwidth, (c, rows of a, rows of b)."""
     assert tile.a.squares is not None
     assert tile.b.squares is not None
     a_halves = tile.a.squares[:, tile.a.bounds[tile.i], None] * -0.5
@@ -53,10 +60,10 @@ def _squared_over(tile: Tile, bandwidth: Tensor | float) -> Tensor:
     return exponent.mul_(2 / bandwidth).clamp_max_(0)
 
 
-def kernel_of(
+def evaluate_kernel(
     tile: Tile, rule: Rule, bandwidth: Tensor | None, value: bool, slope: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    """``k - k(0)`` and the slope for the pairs of the tile that count, zero for others.
+    """Compute ``k - k(0)`` and the slope for the pairs of a tile that count, zero for the others.
 
     The slope is ``dk / d(a.b)``, for Gaussians times half the bandwidth.
     """
@@ -65,25 +72,25 @@ def kernel_of(
         base = torch.bmm(tile.a_points, tile.b_points.mT).mul_(gamma).add_(coef0)
         power = base ** (degree - 1)
         k = base.mul_(power) if value else None
-        parts = k, power.mul_(degree * gamma) if slope else None
+        k_slope = power.mul_(degree * gamma) if slope else None
     else:
-        runs = gaussian_mixture.runs_of(rule.parameters)
-        # over the largest scale at once, which saves a pass
+        runs = gaussian_mixture.group_scales(rule.parameters)
+        # divide by the largest scale here, which saves a pass
         width = runs[0].largest if bandwidth is None else runs[0].largest * bandwidth
-        exponent = _squared_over(tile, width)
-        k_slope = gaussian_mixture.slope(exponent, runs) if slope else None
-        parts = gaussian_mixture.excess(exponent, runs) if value else None, k_slope
-    for matrix in parts:
+        exponent = _compute_exponents(tile, width)
+        k_slope = gaussian_mixture.sum_slopes(exponent, runs) if slope else None
+        k = gaussian_mixture.sum_excess(exponent, runs) if value else None
+    for matrix in (k, k_slope):
         if matrix is not None:
-            _only_pairs(matrix, tile, rule)
-    return parts
+            _zero_ignored_pairs(matrix, tile, rule)
+    return k, k_slope
 
 
-def _only_pairs(matrix: Tensor, tile: Tile, rule: Rule) -> None:
+def _zero_ignored_pairs(matrix: Tensor, tile: Tile, rule: Rule) -> None:
     # on a Gaussian's diagonal k - k(0) is zero, whatever rounding makes of the distances
     if tile.on_diagonal and (rule.unbiased or rule.name != "polynomial"):
         matrix.diagonal(dim1=-2, dim2=-1).zero_()
     if tile.a.mask is not None:
-        matrix.masked_fill_(tile.a.ignored(tile.i), 0)
+        matrix.masked_fill_(tile.a.ignored_rows(tile.i), 0)
     if tile.b.mask is not None:
-        matrix.masked_fill_(tile.b.ignored(tile.j).mT, 0)
+        matrix.masked_fill_(tile.b.ignored_rows(tile.j).mT, 0)

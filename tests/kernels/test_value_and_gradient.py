@@ -2,7 +2,6 @@ import itertools
 
 import pytest
 import torch
-from torch import Tensor
 
 from m3d_fast.kernels import Gaussian, Kernel, Linear, Polynomial, mmd2, mmd2_and_grad
 
@@ -29,20 +28,12 @@ KERNELS = [
 ]
 
 
-def features(shape: tuple[int, ...], generator: torch.Generator, shift: float = 0.0) -> Tensor:
-    """Like a network's: not negative, many zeros."""
-    return (torch.randn(shape, generator=generator) + shift).relu()
-
-
-def two_samples(
-    generator: torch.Generator, classes: int = 2, n: int = 24, m: int = 10, d: int = 33
-) -> tuple[Tensor, Tensor]:
-    return features((classes, n, d), generator), features((classes, m, d), generator, 0.3)
+SMALL, THREE_CLASSES = (2, 24, 10, 33), (3, 24, 10, 33)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_value_and_gradients_are_those_of_the_definition(shape, generator, truth, device):
-    x, y = two_samples(generator, *shape)
+def test_value_and_gradients_are_those_of_the_definition(shape, two_samples, truth, device):
+    x, y = two_samples(*shape)
     exact = truth.exact(x, y)
     value, (grad_x, grad_y) = mmd2_and_grad(x.to(device), y.to(device), wrt="both")
     # on a line pushes and pulls can all but cancel: one class here has a gradient 36 times smaller
@@ -55,14 +46,13 @@ def test_value_and_gradients_are_those_of_the_definition(shape, generator, truth
 
 @pytest.mark.parametrize("estimator", ["biased", "unbiased"])
 @pytest.mark.parametrize("kernel", KERNELS, ids=repr)
-def test_every_kernel_and_estimator(kernel, estimator, generator, truth, device):
-    x, y = two_samples(generator)
+def test_every_kernel_and_estimator(kernel, estimator, two_samples, truth, device):
+    x, y = two_samples(*SMALL)
     exact = truth.exact(x, y, kernel, estimator)
     value, (grad_x, grad_y) = mmd2_and_grad(
         x.to(device), y.to(device), kernel, wrt="both", estimator=estimator
     )
-    # dot products are not bounded by k(0): their sums are of the size of |x|^2
-    size = 1.0 if isinstance(kernel, Gaussian) else max(1.0, exact.value.abs().max().item())
+    size = truth.size_of(kernel, exact.value)
     truth.assert_value(value, exact.value, within=5e-6 * size)
     truth.assert_gradient(grad_x, exact.grad_x)
     truth.assert_gradient(grad_y, exact.grad_y)
@@ -72,8 +62,8 @@ def test_every_kernel_and_estimator(kernel, estimator, generator, truth, device)
     "kernel", [Gaussian(), Gaussian(sigma=3.0), Polynomial(), Linear()], ids=repr
 )
 @pytest.mark.parametrize("estimator", ["biased", "unbiased"])
-def test_float64_is_exact(kernel, estimator, generator, truth, device):
-    x, y = (side.double() for side in two_samples(generator))
+def test_float64_is_exact(kernel, estimator, two_samples, truth, device):
+    x, y = (side.double() for side in two_samples(*SMALL))
     exact = truth.exact(x, y, kernel, estimator)
     value, (grad_x, grad_y) = mmd2_and_grad(
         x.to(device), y.to(device), kernel, wrt="both", estimator=estimator
@@ -85,8 +75,8 @@ def test_float64_is_exact(kernel, estimator, generator, truth, device):
 
 
 @pytest.mark.parametrize("needed", ["x", "y", "both"])
-def test_autograd_gives_the_gradient_of_a_weighted_sum(needed, generator, truth, device):
-    x, y = two_samples(generator)
+def test_autograd_gives_the_gradient_of_a_weighted_sum(needed, two_samples, truth, device):
+    x, y = two_samples(*SMALL)
     weights = torch.tensor([0.5, -3.0], dtype=torch.float64)
     exact = truth.exact(x, y)
     x, y = x.to(device), y.to(device)
@@ -103,8 +93,8 @@ def test_autograd_gives_the_gradient_of_a_weighted_sum(needed, generator, truth,
 
 @pytest.mark.parametrize("wrt", ["x", "y", "both"])
 @pytest.mark.parametrize("kernel", [Gaussian(), Polynomial(), Linear()], ids=repr)
-def test_leaving_the_value_out_changes_no_gradient(wrt, kernel, generator):
-    x, y = two_samples(generator)
+def test_leaving_the_value_out_changes_no_gradient(wrt, kernel, two_samples):
+    x, y = two_samples(*SMALL)
     _, expected = mmd2_and_grad(x, y, kernel, wrt=wrt)
     value, gradient = mmd2_and_grad(x, y, kernel, wrt=wrt, value=False)
     assert value is None
@@ -113,8 +103,8 @@ def test_leaving_the_value_out_changes_no_gradient(wrt, kernel, generator):
 
 @pytest.mark.parametrize("batch", [(), (1,), (2, 3), (0,)], ids=str)
 def test_batch_dimensions_are_independent(batch, generator):
-    x = features((*batch, 12, 6), generator)
-    y = features((*batch, 7, 6), generator, 0.5)
+    x = torch.randn((*batch, 12, 6), generator=generator).relu()
+    y = (torch.randn((*batch, 7, 6), generator=generator) + 0.5).relu()
     value, (grad_x, grad_y) = mmd2_and_grad(x, y, wrt="both")
     assert (value.shape, grad_x.shape, grad_y.shape) == (batch, x.shape, y.shape)
     for at in itertools.product(*map(range, batch)):
@@ -129,9 +119,9 @@ def test_batch_dimensions_are_independent(batch, generator):
     "kernel", [Gaussian(), Gaussian(gamma=0.1), Polynomial(), Linear()], ids=repr
 )
 def test_ragged_is_sliced_whatever_the_ignored_rows_hold(
-    kernel, estimator, generator, truth, device
+    kernel, estimator, two_samples, truth, device
 ):
-    x, y = two_samples(generator, classes=3)
+    x, y = two_samples(*THREE_CLASSES)
     x_lengths, y_lengths = torch.tensor([24, 3, 11]), torch.tensor([2, 10, 7], dtype=torch.int32)
     exact = truth.exact(x, y, kernel, estimator, x_lengths, y_lengths)
     for i in range(3):
@@ -146,14 +136,14 @@ def test_ragged_is_sliced_whatever_the_ignored_rows_hold(
         x_lengths=x_lengths.to(device),
         y_lengths=y_lengths.to(device),
     )
-    size = 1.0 if isinstance(kernel, Gaussian) else max(1.0, exact.value.abs().max().item())
+    size = truth.size_of(kernel, exact.value)
     truth.assert_value(value, exact.value, within=5e-6 * size)
     truth.assert_gradient(grad_x, exact.grad_x)
     truth.assert_gradient(grad_y, exact.grad_y)
 
 
-def test_bandwidth_sigma_and_gamma_say_the_same(generator):
-    x, y = two_samples(generator)
+def test_bandwidth_sigma_and_gamma_say_the_same(two_samples):
+    x, y = two_samples(*SMALL)
     same = [
         Gaussian(bandwidth=32.0),
         Gaussian(sigma=4.0),
@@ -168,8 +158,8 @@ def test_bandwidth_sigma_and_gamma_say_the_same(generator):
         torch.testing.assert_close(value, values[0], rtol=0, atol=2e-7)
 
 
-def test_bandwidth_per_batch_element(generator, truth, device):
-    x, y = two_samples(generator)
+def test_bandwidth_per_batch_element(two_samples, truth, device):
+    x, y = two_samples(*SMALL)
     bandwidth = torch.tensor([20.0, 70.0])
     exact = truth.exact(x, y, Gaussian(bandwidth=bandwidth))
     kernel = Gaussian(bandwidth=bandwidth.to(device))
@@ -178,8 +168,8 @@ def test_bandwidth_per_batch_element(generator, truth, device):
     truth.assert_gradient(gradient, exact.grad_y)
 
 
-def test_given_mean_bandwidth_equals_the_mean_rule(generator):
-    x, y = (side.double() for side in two_samples(generator, classes=1))
+def test_given_mean_bandwidth_equals_the_mean_rule(two_samples):
+    x, y = (side.double() for side in two_samples(1, 24, 10, 33))
     squared = torch.cdist(torch.cat([x, y], 1), torch.cat([x, y], 1)).square()
     n = squared.shape[-1]
     kernel = Gaussian(bandwidth=squared.sum((-2, -1)) / (n * (n - 1)))
@@ -187,8 +177,8 @@ def test_given_mean_bandwidth_equals_the_mean_rule(generator):
 
 
 @pytest.mark.parametrize("kernel", [Gaussian(), Polynomial(), Linear()], ids=repr)
-def test_layout_of_the_inputs_does_not_matter(kernel: Kernel, generator):
-    x, y = two_samples(generator, classes=3)
+def test_layout_of_the_inputs_does_not_matter(kernel: Kernel, two_samples):
+    x, y = two_samples(*THREE_CLASSES)
     x = x[:1].expand_as(x)
     strided = torch.zeros(10, 33, 6)[..., ::2].permute(2, 0, 1)
     strided.copy_(y)
@@ -204,9 +194,9 @@ def test_layout_of_the_inputs_does_not_matter(kernel: Kernel, generator):
 @pytest.mark.parametrize(
     ("dtype", "rounding"), [(torch.float16, 5e-4), (torch.bfloat16, 4e-3)], ids=str
 )
-def test_half_precision_is_computed_in_float32(dtype, rounding, generator, truth, device):
+def test_half_precision_is_computed_in_float32(dtype, rounding, two_samples, truth, device):
     """Only the gradient is rounded, once, to the dtype of its sample: by at most half a unit."""
-    x, y = (side.to(dtype) for side in two_samples(generator))
+    x, y = (side.to(dtype) for side in two_samples(*SMALL))
     exact = truth.exact(x, y)
     x, y = x.to(device), y.to(device)
     value, gradient = mmd2_and_grad(x, y)
@@ -219,9 +209,9 @@ def test_half_precision_is_computed_in_float32(dtype, rounding, generator, truth
     truth.assert_gradient(y.grad, exact.grad_y, within=rounding)
 
 
-def test_loss_scaling_saves_float16_gradients(truth, generator):
+def test_loss_scaling_saves_float16_gradients(truth, two_samples):
     """They are scaled before they are rounded: most of these are below what float16 can hold."""
-    x, y = ((100 * side).half() for side in two_samples(generator, n=64, m=64, d=256))
+    x, y = ((100 * side).half() for side in two_samples(2, 64, 64, 256))
     exact = truth.exact(x, y)
     assert exact.grad_y.abs().median() < torch.finfo(torch.float16).smallest_normal / 100
     y.requires_grad_()
@@ -230,8 +220,8 @@ def test_loss_scaling_saves_float16_gradients(truth, generator):
 
 
 @pytest.mark.parametrize("setting", ["high", "medium"])
-def test_torch_matmul_setting_is_neither_followed_down_nor_changed(setting, generator, truth):
-    x, y = two_samples(generator, n=64, m=40, d=512)
+def test_torch_matmul_setting_is_neither_followed_down_nor_changed(setting, two_samples, truth):
+    x, y = two_samples(2, 64, 40, 512)
     exact = truth.exact(x, y)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(setting)

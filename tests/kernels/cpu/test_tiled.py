@@ -77,9 +77,9 @@ def test_few_rows_as_one_tile(kernel, estimator, value, together, generator, mon
     """A step of condensation, for classes one by one, two and one, and all at once."""
     x, y = three_classes(generator, torch.float64)
     monkeypatch.setattr(tiled, "CHUNK_NUMBERS", together * (50 + 33) * 21)
-    fits, taken = tiled._fits_whole, []
+    fits, taken = tiled._fits_single_tile, []
     monkeypatch.setattr(
-        tiled, "_fits_whole", lambda *sides: taken.append(fits(*sides)) or taken[-1]
+        tiled, "_fits_single_tile", lambda *sides: taken.append(fits(*sides)) or taken[-1]
     )
     options = {"value": value, "grad_y": True}
     ours = compute(tiled, x, y, kernel, estimator, **options)
@@ -121,7 +121,7 @@ def test_tiles_are_as_accurate_as_the_whole(mean, generator, truth, small_tiles)
 def test_samples_of_several_real_blocks(columns, generator):
     x = torch.randn(1300, columns, generator=generator)
     y = torch.randn(700, columns, generator=generator) + 0.1
-    assert len(blocks.row_bounds(1300, columns)) > 2
+    assert len(blocks.split_rows(1300, columns)) > 2
     ours = compute(tiled, x, y, Gaussian(), grad_x=True, grad_y=True)
     exact = compute(reference, x.double(), y.double(), Gaussian(), grad_x=True, grad_y=True)
     assert abs(ours.value.item() - exact.value.item()) < 5e-6
@@ -133,12 +133,12 @@ def test_samples_of_several_real_blocks(columns, generator):
 def test_one_exponential_serves_five_scales(exponent):
     """Relative errors, however near to zero or to minus one the terms are."""
     scales = (0.25, 0.5, 1.0, 2.0, 4.0)
-    runs = gaussian_mixture.runs_of(scales)
+    runs = gaussian_mixture.group_scales(scales)
     assert runs == [(4.0, 5)]
     over_largest = torch.full((8, 8), exponent, dtype=torch.float32)
     v = over_largest.double() * 4
-    slope = gaussian_mixture.slope(over_largest, runs)
-    excess = gaussian_mixture.excess(over_largest.clone(), runs)
+    slope = gaussian_mixture.sum_slopes(over_largest, runs)
+    excess = gaussian_mixture.sum_excess(over_largest.clone(), runs)
     exact_excess = sum(torch.expm1(v / s) for s in scales)
     exact_slope = sum(torch.exp(v / s) / s for s in scales)
     torch.testing.assert_close(excess.double(), exact_excess, rtol=5e-7, atol=0)
@@ -146,8 +146,8 @@ def test_one_exponential_serves_five_scales(exponent):
 
 
 def test_scales_that_are_no_halves_are_computed_each():
-    assert gaussian_mixture.runs_of((1.0, 3.0, 0.5)) == [(3.0, 1), (1.0, 2)]
-    assert gaussian_mixture.runs_of([2.0**-k for k in range(7)]) == [(1.0, 5), (2.0**-5, 2)]
+    assert gaussian_mixture.group_scales((1.0, 3.0, 0.5)) == [(3.0, 1), (1.0, 2)]
+    assert gaussian_mixture.group_scales([2.0**-k for k in range(7)]) == [(1.0, 5), (2.0**-5, 2)]
 
 
 @pytest.mark.parametrize(

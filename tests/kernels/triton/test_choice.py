@@ -176,12 +176,12 @@ def test_torch_serves_without_triton_and_logs_it_once(
     monkeypatch, caplog, generator, triton_device
 ):
     monkeypatch.setitem(sys.modules, "triton", None)
-    ops._launcher.cache_clear()
+    ops.load_dispatch.cache_clear()
     x, y = torch.randn(2, 2, 9, 5, generator=generator).to(triton_device)
     with caplog.at_level(logging.INFO, "m3d_fast"):
         for _ in range(2):
             value, _, _ = ops._cuda(*arguments(x, y))
-    ops._launcher.cache_clear()
+    ops.load_dispatch.cache_clear()
     assert len(caplog.records) == 1
     assert "mmd2 runs as plain torch" in caplog.text
     torch.testing.assert_close(value, plain_torch(x, y).value)
