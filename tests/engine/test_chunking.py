@@ -56,7 +56,8 @@ from pathlib import Path
 from benchmarks.bench_condense import generate_images, make_config
 from m3d_fast.engine.condenser import Condenser
 classes = int(sys.argv[1])
-config = make_config("fp32", False, dataset="digits", network="convnet3", real_batch=8, class_chunk=4)
+sizes = {"real_batch": 8, "class_chunk": 4}
+config = make_config("fp32", False, dataset="digits", network="convnet3", **sizes)
 with Condenser(config, generate_images(classes, 8, 1, 16)) as condenser:
     def kilobytes(name):
         status = Path("/proc/self/status").read_text().splitlines()
