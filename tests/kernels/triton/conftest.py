@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from m3d_fast.kernels import Gaussian, Kernel
 from m3d_fast.kernels.arguments import OpArguments
 from tests.helpers.triton_kernels import GuardedMemory, surround_with_nan
 
+COMPILER_OPTIONS = {"num_warps", "num_stages", "enable_fp_fusion"}
+
 
 @pytest.fixture
 def triton_device() -> torch.device:
@@ -18,6 +21,21 @@ def triton_device() -> torch.device:
     from m3d_fast.kernels.triton.call import is_interpreted
 
     return torch.device("cpu" if is_interpreted() else "cuda")
+
+
+@pytest.fixture(autouse=True)
+def _exact_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail on keyword arguments that a kernel lacks: a GPU fails, the interpreter drops them."""
+    from triton.runtime import interpreter
+
+    launch = interpreter.GridExecutor.__call__
+
+    def check_and_launch(executor: Any, *args: Any, **kwargs: Any) -> None:
+        assert not args, "launchers pass every argument by keyword"
+        assert set(kwargs) - COMPILER_OPTIONS == set(executor.arg_names)
+        launch(executor, *args, **kwargs)
+
+    monkeypatch.setattr(interpreter.GridExecutor, "__call__", check_and_launch)
 
 
 @pytest.fixture
