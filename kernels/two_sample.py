@@ -116,14 +116,17 @@ def permuted_mmd2(members: Tensor, arguments: OpArguments) -> Tensor:
     elif rule.name == "gaussian":
         dtype = accumulator_dtype(x.dtype)
         width = None if bandwidth is None else prepare_bandwidth(bandwidth.reshape(1), dtype)
-    sums = _PairSums(members)
+    n, m = len(x), len(y)
+    # sums over pairs of the other sample cancel, so the smaller sample is the one indicated
+    indicators = members if n <= m else ~members
+    sums = _PairSums(indicators)
     for tile in tiles.iterate_tiles(samples, [False, False], value=True):
         k, _ = tiles.evaluate_kernel(tile, rule, width, value=True, slope=False)
         assert k is not None
         sums.add(
             k[0], _stacked_rows(samples, tile.a, tile.i), _stacked_rows(samples, tile.b, tile.j)
         )
-    return sums.mmd2(len(x), len(y))
+    return sums.mmd2(min(n, m), max(n, m))
 
 
 def _stacked_rows(
@@ -136,17 +139,20 @@ def _stacked_rows(
 
 
 class _PairSums:
-    """Sums of k over pairs of rows: within the first sample, touching it, and over all pairs."""
+    """Sums of k over pairs of rows: within the indicated sample, touching it, and over all pairs.
 
-    def __init__(self, members: Tensor) -> None:
-        self.members = members
-        self.within, self.touching = members.new_zeros(2, len(members), dtype=torch.float64)
-        self.everything = members.new_zeros((), dtype=torch.float64)
+    ``indicators``, (B, N + M) bool, are the rows of the indicated sample in each permutation.
+    """
+
+    def __init__(self, indicators: Tensor) -> None:
+        self.indicators = indicators
+        self.within, self.touching = indicators.new_zeros(2, len(indicators), dtype=torch.float64)
+        self.everything = indicators.new_zeros((), dtype=torch.float64)
 
     def add(self, k: Tensor, a: slice, b: slice) -> None:
         """Add a tile, and its mirror image unless it is on the diagonal."""
         twice = 1 if a == b else 2
-        in_a, in_b = (self.members[:, rows].T.to(k.dtype) for rows in (a, b))
+        in_a, in_b = (self.indicators[:, rows].T.to(k.dtype) for rows in (a, b))
         self.within += twice * (in_a * (k @ in_b)).sum(0, dtype=torch.float64)
         row_sums = k.sum(1, dtype=torch.float64)
         self.everything += twice * row_sums.sum()
@@ -154,7 +160,12 @@ class _PairSums:
         if twice == 2:
             self.touching += in_b.double().T @ k.sum(0, dtype=torch.float64)
 
-    def mmd2(self, n: int, m: int) -> Tensor:
-        within_y = self.everything - 2 * self.touching + self.within
+    def mmd2(self, indicated: int, others: int) -> Tensor:
+        """MMD^2 (biased) of each permutation, given the rows of the two samples."""
+        within_others = self.everything - 2 * self.touching + self.within
         between = self.touching - self.within
-        return self.within / n**2 + within_y / m**2 - 2 * between / (n * m)
+        return (
+            self.within / indicated**2
+            + within_others / others**2
+            - 2 * between / (indicated * others)
+        )
