@@ -1,4 +1,4 @@
-"""Are two samples from one distribution? A permutation test on MMD^2."""
+"""A permutation test of whether two samples come from one distribution."""
 
 from typing import NamedTuple
 
@@ -14,11 +14,11 @@ from .reference import Rule, accumulator_dtype, prepare_bandwidth
 
 
 class PermutationTest(NamedTuple):
-    """What ``permutation_test`` returns."""
+    """Result of ``permutation_test``."""
 
-    statistic: Tensor  # (), MMD^2 of the samples as they are
+    statistic: Tensor  # (), MMD^2 of the two samples
     p_value: float
-    null: Tensor  # (permutations,), MMD^2 of the rows divided at random
+    null: Tensor  # (permutations,), MMD^2 of each random permutation
 
 
 def permutation_test(
@@ -31,27 +31,27 @@ def permutation_test(
 ) -> PermutationTest:
     """Test whether ``x`` and ``y`` come from one distribution.
 
-    If they do, any division of their rows into samples as large is as likely as the one given. The
-    p-value is the share of divisions, the one given among them, whose MMD^2 is at least as large:
-    ``(1 + how many of the random ones) / (1 + permutations)``, and so never zero (Gretton et al.
-    2012, A Kernel Two-Sample Test; Phipson and Smyth 2010). All divisions share each tile of the
-    kernel matrix, which is multiplied by the 0/1 matrix of who is in the first sample: no matrix of
-    all rows is kept, and none is gathered.
+    If they do, every permutation of the stacked rows [x; y] is equally likely. The p-value is the
+    share of permutations, the given order included, whose MMD^2 is at least that of the samples:
+    ``(1 + number of such random permutations) / (1 + permutations)``, which is never zero (Gretton
+    et al. 2012, A Kernel Two-Sample Test; Phipson and Smyth 2010). Each tile of the kernel matrix
+    is computed once and multiplied by the 0/1 matrix of which rows are in the smaller sample, so
+    the kernel matrix is neither stored nor gathered.
 
     Args:
         x: ``(N, D)``, any floating dtype.
         y: ``(M, D)``, same dtype and device.
-        kernel: ``Gaussian`` (its mean bandwidth is the same for all divisions), ``Polynomial`` or
+        kernel: ``Gaussian`` (with one mean bandwidth for all permutations), ``Polynomial`` or
             ``Linear``.
-        permutations: how many random divisions.
-        generator: where they are drawn from; None is torch's own on the CPU.
+        permutations: number of random permutations.
+        generator: draws them; None means torch's default generator on the CPU.
 
     Returns:
-        ``(statistic, p_value, null)``: the biased MMD^2 as ``mmd2`` gives it, the p-value, and the
-        MMD^2 of every random division.
+        ``(statistic, p_value, null)``: the biased MMD^2 of ``mmd2``, the p-value, and the MMD^2
+        of every random permutation.
 
     Raises:
-        TypeError, ValueError: for arguments that do not fit, with what was expected and given.
+        TypeError, ValueError: for invalid arguments, with what was expected and given.
     """
     checks.check_samples(x, y)
     checks.check_kernel(kernel)
