@@ -114,7 +114,7 @@ def test_one_seed_gives_one_result(generator):
 
 
 def test_memory_is_not_that_of_the_kernel_matrix(generator):
-    """Of 6000 rows it would take 137 MB."""
+    """The kernel matrix of 6,000 rows would take 137 MB."""
     x, y = torch.randn(2, 3000, 5, generator=generator)
     assert peak_bytes(lambda: permutation_test(x, y, permutations=20)) < 8 * 2**20
 
@@ -130,7 +130,7 @@ def test_memory_is_not_that_of_the_kernel_matrix(generator):
     ],
     ids=["none", "float", "batch", "kernel", "bandwidth"],
 )
-def test_what_is_refused(error, words, options):
+def test_invalid_input_is_refused(error, words, options):
     arguments = {"x": torch.ones(3, 2), "y": torch.ones(3, 2)} | options
     with pytest.raises(error, match=words):
         permutation_test(arguments.pop("x"), arguments.pop("y"), **arguments)
