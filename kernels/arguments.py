@@ -1,4 +1,4 @@
-"""The arguments of the op, in its order."""
+"""The arguments of the op, in the order of its schema."""
 
 from typing import NamedTuple
 
@@ -6,22 +6,22 @@ from torch import Tensor
 
 
 class OpArguments(NamedTuple):
-    """What ``torch.ops.m3d_fast.mmd2`` takes; ``ops.mmd2(*arguments)`` calls it.
+    """Arguments of ``torch.ops.m3d_fast.mmd2``; ``ops.mmd2(*arguments)`` calls it.
 
     Attributes:
         x: ``(..., N, D)``.
         y: ``(..., M, D)``.
-        bandwidth: one number, or one per batch element; None for the mean rule, or where
-            ``parameters`` hold it.
-        x_lengths: rows of ``x`` that count, integer ``(...)``; None for all.
+        bandwidth: one number, or one per batch element; None for the mean rule, or if
+            ``parameters`` contain it.
+        x_lengths: number of rows of ``x`` that count, integer ``(...)``; None for all.
         y_lengths: the same for ``y``.
         kernel: "gaussian_mean", "gaussian", "polynomial" or "linear".
-        parameters: scales; degree, gamma, coef0; nothing.
-        unbiased: whether the estimator is the U-statistic.
-        precision: "highest", "high", "medium", or None for torch's own setting.
-        value: whether the value is wanted.
-        grad_x: whether the gradient in ``x`` is wanted.
-        grad_y: whether the gradient in ``y`` is wanted.
+        parameters: scales of a Gaussian; degree, gamma and coef0 of a polynomial; empty for linear.
+        unbiased: whether to compute the unbiased estimator (U-statistic).
+        precision: "highest", "high", "medium", or None for torch's setting.
+        value: whether the value is requested.
+        grad_x: whether the gradient in ``x`` is requested.
+        grad_y: whether the gradient in ``y`` is requested.
     """
 
     x: Tensor

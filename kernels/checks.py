@@ -1,4 +1,4 @@
-"""What a caller may pass; everything else is refused here, with what was expected and given."""
+"""Checks of what a caller passes; errors name the argument, what was expected and given."""
 
 from typing import Any, Literal, get_args
 
@@ -15,7 +15,7 @@ WithRespectTo = Literal["x", "y", "both"]
 
 
 def check_samples(x: Tensor, y: Tensor) -> None:
-    """Refuse two tensors that are not samples of one space."""
+    """Refuse two tensors that are not samples of the same space."""
     for label, points in (("x", x), ("y", y)):
         if not isinstance(points, Tensor):
             raise TypeError(f"{label}: expected a tensor, got {type(points).__name__}")
@@ -41,20 +41,20 @@ def _may_mix(x: Tensor, y: Tensor) -> bool:
 
 
 def check_kernel(kernel: Kernel) -> None:
-    """Refuse what is not one of our kernels (a class instead of an instance, say)."""
+    """Refuse anything but an instance of a kernel function, such as its class."""
     if not isinstance(kernel, Gaussian | Polynomial | Linear):
         raise TypeError(f"kernel: expected Gaussian, Polynomial or Linear, got {kernel!r}")
 
 
 def check_choice(label: str, given: object, choices: Any) -> None:
-    """Refuse what ``choices``, a Literal type, does not list."""
+    """Refuse a value that ``choices``, a Literal type, does not contain."""
     allowed = get_args(choices)
     if given not in allowed:
         raise ValueError(f"{label}: expected one of {', '.join(map(repr, allowed))}, got {given!r}")
 
 
 def check_precision(precision: Precision | None) -> None:
-    """Refuse an unknown precision; None is torch's own setting."""
+    """Refuse an unknown precision; None means torch's setting."""
     if precision is not None:
         check_choice("precision", precision, Precision)
 

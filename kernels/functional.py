@@ -1,4 +1,4 @@
-"""The functions a caller uses, and the checks of what a caller passes."""
+"""The public functions, which check their arguments and call the op."""
 
 from typing import Literal, overload
 
@@ -23,34 +23,34 @@ def mmd2(
 ) -> Tensor:
     """Squared maximum mean discrepancy of two samples, per batch element.
 
-    ``mean k(x, x') + mean k(y, y') - 2 mean k(x, y)``, as it is: no root, no absolute value. From
+    ``mean k(x, x') + mean k(y, y') - 2 mean k(x, y)``, without square root or absolute value. From
     Gretton et al. 2012, A Kernel Two-Sample Test (the square of its equation 5 if biased, its
     equation 3 if unbiased); with the default kernel the loss of M3D (arXiv 2312.15927, equation 9).
-    Value and gradient come out of one pass; there is no second and no forward-mode derivative.
+    Value and gradient are computed in one pass; there is no second or forward-mode derivative.
 
     Args:
         x: one sample, ``(..., N, D)``, any floating dtype; computed in float32, or in float64 for
-            float64. Its gradient has its own dtype.
+            float64. Its gradient has the dtype of ``x``.
         y: the other sample, ``(..., M, D)``, with the batch dimensions, dtype and device of ``x``
             (under autocast the dtypes may differ).
         kernel: ``Gaussian``, ``Polynomial`` or ``Linear``.
         estimator: "biased" averages over all pairs within a sample (V-statistic), "unbiased" over
             the pairs of distinct rows (U-statistic, which may be negative).
-        precision: the least that will do: "highest" is that of float32, "high" about 1e-5,
-            "medium" that of bfloat16; None follows ``torch.get_float32_matmul_precision()``. It
-            matters on a GPU; a CPU computes in float32 whatever is given.
-        x_lengths: how many rows of each batch element count, integer ``(...)``; the others are
-            ignored, whatever they hold, and get a zero gradient.
+        precision: the lowest acceptable: "highest" is that of float32, "high" about 1e-5,
+            "medium" that of bfloat16; None follows torch's setting for matrix products. Used on a
+            GPU only; a CPU always computes in float32.
+        x_lengths: number of rows that count in each batch element, integer ``(...)``; the others
+            are ignored, whatever their values, and their gradient is zero.
         y_lengths: the same for ``y``.
 
     Returns:
         ``(...)``, in the units of the kernel: float32, or float64 for float64 input. NaN and
-        infinity in rows that count make it NaN or infinite. If all points are equal it is zero,
-        with a zero gradient (with ``Polynomial`` up to rounding).
+        infinity in rows that count propagate. If all points are equal, the value
+        and the gradient are zero (with ``Polynomial`` up to rounding).
 
     Raises:
-        TypeError, ValueError: for arguments that do not fit, with what was expected and given. On a
-            GPU the values of lengths and of a bandwidth tensor are not read: bad ones give NaN.
+        TypeError, ValueError: for invalid arguments, with what was expected and given. On a GPU the
+            values of lengths and of a bandwidth tensor are not read: invalid ones give NaN.
         NotImplementedError: for a second or a forward-mode derivative.
     """
     arguments = _check_arguments(x, y, kernel, estimator, precision, x_lengths, y_lengths)
@@ -101,17 +101,17 @@ def mmd2_and_grad(
 ) -> tuple[Tensor | None, Tensor | tuple[Tensor, Tensor]]:
     """MMD^2 and its gradient in one pass, without autograd.
 
-    Args and errors are those of ``mmd2``, and:
+    Other arguments and the errors are those of ``mmd2``.
 
     Args:
-        wrt: the side to differentiate: "y", "x" or "both".
-        value: False leaves the value out, and with it K(x, x) or K(y, y), which the gradient of
-            the other side does not need.
+        wrt: the sample to differentiate: "y", "x" or "both".
+        value: False omits the value, and with it K(x, x) or K(y, y), which the gradient in the
+            other sample does not need.
 
     Returns:
-        The value, ``(...)`` (None if left out), and the gradient of each batch element's own value:
+        The value, ``(...)`` (None if omitted), and the gradient of each batch element's own value:
         in ``y`` ``(..., M, D)``, in ``x`` ``(..., N, D)``, or the pair (in x, in y), each in the
-        dtype of its sample. None of them is connected to autograd.
+        dtype of its sample. None of them is part of an autograd graph.
     """
     checks.check_choice("wrt", wrt, WithRespectTo)
     arguments = _check_arguments(x, y, kernel, estimator, precision, x_lengths, y_lengths)
@@ -127,7 +127,7 @@ class MMDLoss(nn.Module):
     """``mmd2`` as a module; see there for shapes and errors.
 
     Args:
-        kernel: ``Gaussian``, ``Polynomial`` or ``Linear``; None stands for ``Gaussian()``. A
+        kernel: ``Gaussian``, ``Polynomial`` or ``Linear``; None means ``Gaussian()``. A
             bandwidth tensor in it stays on its device when the module moves.
         estimator: "biased" or "unbiased".
         reduction: over the batch dimensions: "mean", "sum" or "none".
@@ -175,7 +175,7 @@ class MMDLoss(nn.Module):
         return value.mean() if self.reduction == "mean" else value.sum()
 
     def extra_repr(self) -> str:
-        """What ``print(module)`` shows."""
+        """Return the settings that ``print(module)`` shows."""
         return f"{self.kernel}, estimator={self.estimator!r}, reduction={self.reduction!r}"
 
 
@@ -183,7 +183,7 @@ def gram(x: Tensor, y: Tensor, kernel: Kernel) -> Tensor:
     """The kernel matrix ``k(x_i, y_j)``, ``(..., N, M)``.
 
     The bandwidth of ``Gaussian("mean")`` is that of the stacked ``[x; y]``. Differentiable by plain
-    autograd, also twice, but not through that bandwidth. Follows torch's own matmul precision.
+    autograd, also twice, but not through that bandwidth. Follows torch's matmul precision.
 
     Args:
         x: ``(..., N, D)``, any floating dtype; computed in float32, or in float64 for float64.
@@ -191,7 +191,7 @@ def gram(x: Tensor, y: Tensor, kernel: Kernel) -> Tensor:
         kernel: ``Gaussian``, ``Polynomial`` or ``Linear``.
 
     Raises:
-        TypeError, ValueError: as in ``mmd2``, but a bad value in a bandwidth tensor gives NaN.
+        TypeError, ValueError: as in ``mmd2``, but an invalid value in a bandwidth tensor gives NaN.
     """
     checks.check_samples(x, y)
     checks.check_kernel(kernel)

@@ -1,4 +1,4 @@
-"""Which kernel functions a caller can choose, and how each is handed to the op."""
+"""The kernel functions, and how each is encoded for the op."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Encoded(NamedTuple):
-    """A kernel as the op takes it: a name, plain numbers and at most one tensor."""
+    """A kernel function for the op: a name, plain numbers and at most one tensor."""
 
     name: str
     parameters: list[float]
@@ -51,11 +51,11 @@ class Gaussian:
         scales: multiples of the bandwidth that are summed.
 
     Raises:
-        TypeError: if more than one of ``bandwidth``, ``sigma``, ``gamma`` is given, or one is no
-            number.
+        TypeError: if more than one of ``bandwidth``, ``sigma``, ``gamma`` is given, or one is not
+            a number.
         ValueError: if one is not positive and finite or is a tensor that requires a gradient, or
-            ``scales`` is empty. What a tensor holds is checked when it is used, on the CPU only: on
-            a GPU it is not read (that would stall it), and a bad number gives NaN.
+            ``scales`` is empty. The values of a tensor are checked when it is used, on the CPU
+            only: on a GPU they are not read, which would stall it, and an invalid one gives NaN.
     """
 
     bandwidth: float | Tensor | str = "mean"
@@ -83,9 +83,9 @@ class Gaussian:
         object.__setattr__(self, "scales", scales)
 
     def resolve_bandwidth(self) -> float | Tensor | None:
-        """The bandwidth in units of squared distance, or None for the mean rule."""
+        """Return the bandwidth in units of squared distance, or None for the mean rule."""
         if self.sigma is not None:
-            # keeps the sign, so that a negative tensor is noticed when it is used
+            # keep the sign, so that a negative value in a tensor is refused when it is used
             sigma = self.sigma
             return 2 * sigma * (sigma.abs() if isinstance(sigma, Tensor) else sigma)
         if self.gamma is not None:
@@ -93,7 +93,7 @@ class Gaussian:
         return None if isinstance(self.bandwidth, str) else self.bandwidth
 
     def encode(self, dimensions: int) -> Encoded:
-        """As the op takes it; a float bandwidth is folded into the scales."""
+        """Encode for the op; a float bandwidth is multiplied into the scales."""
         bandwidth = self.resolve_bandwidth()
         scales = list(self.scales)
         if bandwidth is None:
@@ -109,11 +109,11 @@ class Polynomial:
 
     Args:
         degree: a positive integer.
-        gamma: positive; None stands for ``1 / D``.
+        gamma: positive; None means ``1 / D``.
         coef0: not negative.
 
     Raises:
-        TypeError, ValueError: if an argument is not such a number.
+        TypeError, ValueError: if an argument is invalid.
     """
 
     degree: int = 3
@@ -133,7 +133,7 @@ class Polynomial:
             _check_positive("coef0", self.coef0)
 
     def encode(self, dimensions: int) -> Encoded:
-        """As the op takes it, with gamma filled in."""
+        """Encode for the op, with gamma resolved."""
         gamma = 1 / dimensions if self.gamma is None else self.gamma
         return Encoded("polynomial", [float(self.degree), gamma, float(self.coef0)], None)
 
@@ -143,7 +143,7 @@ class Linear:
     """``k(a, b) = a.b``: MMD^2 is then the squared distance of the two means."""
 
     def encode(self, dimensions: int) -> Encoded:
-        """As the op takes it."""
+        """Encode for the op."""
         return Encoded("linear", [], None)
 
 

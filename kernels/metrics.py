@@ -12,21 +12,21 @@ SUBSETS_PER_CALL = 16  # of KID on a GPU: 256 MB of features at 1000 x 2048
 
 
 class _FeatureMetric:
-    """Keeps the features it is shown, where they are."""
+    """Keeps all features of ``update``, on their device."""
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all features."""
+        """Discard all features."""
         self._batches: dict[bool, list[Tensor]] = {True: [], False: []}
 
     def update(self, features: Tensor, real: bool) -> None:
         """Add features ``(n, D)`` of real or of generated images.
 
         Raises:
-            TypeError: if they are no floating-point tensor, or ``real`` is no bool.
-            ValueError: if they are not ``(n, D)``, D being that of the features before.
+            TypeError: if they are not a floating-point tensor, or ``real`` is not a bool.
+            ValueError: if they are not ``(n, D)``, with the D of earlier features.
         """
         if not isinstance(features, Tensor) or not features.is_floating_point():
             given = features.dtype if isinstance(features, Tensor) else type(features).__name__
@@ -40,7 +40,7 @@ class _FeatureMetric:
                 raise ValueError(
                     f"features: expected D = {batch.shape[1]}, got {features.shape[1]}"
                 )
-        # a caller may overwrite its buffer
+        # the caller may reuse its buffer
         self._batches[real].append(features.detach().clone())
 
     def _join_features(self, real: bool, at_least: int) -> Tensor:
@@ -57,14 +57,14 @@ class CMMD(_FeatureMetric):
     """CLIP maximum mean discrepancy (Jayasumana et al. 2024, arXiv 2401.09603).
 
     The biased MMD^2 of one Gaussian with sigma 10, times 1000, as its authors publish it; the
-    features are CLIP embeddings of unit length, 30,000 on either side in the paper. However many
-    there are, no matrix of all pairs is made.
+    features are CLIP embeddings of unit length, 30,000 per sample in the paper. A matrix of all
+    pairs is never formed.
     """
 
     kernel: Kernel = Gaussian(sigma=10.0, scales=(1.0,))
 
     def compute(self) -> Tensor:
-        """The distance of what ``update`` has been shown, a number.
+        """Compute the distance between all real and all generated features, ().
 
         Raises:
             ValueError: if there are no real or no generated features.
@@ -75,7 +75,7 @@ class CMMD(_FeatureMetric):
 
 
 class KIDResult(NamedTuple):
-    """Over the subsets; the standard deviation is that of the population."""
+    """Mean and population standard deviation over the subsets."""
 
     mean: Tensor
     std: Tensor
@@ -88,10 +88,10 @@ class KID(_FeatureMetric):
     drawn without replacement; mean and standard deviation over the subsets.
 
     Args:
-        subsets: how many.
+        subsets: their number.
         subset_size: rows in each, of the real and of the generated features.
         kernel: ``Polynomial()`` is ``(a.b / D + 1)^3``.
-        generator: where subsets are drawn from, on the CPU; None is torch's own.
+        generator: draws the subsets, on the CPU; None means torch's default generator.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class KID(_FeatureMetric):
         self.generator = generator
 
     def compute(self) -> KIDResult:
-        """Mean and standard deviation, two numbers.
+        """Compute mean and standard deviation over the subsets, each ().
 
         Raises:
             ValueError: if there are fewer real or generated features than ``subset_size``.

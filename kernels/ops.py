@@ -1,4 +1,4 @@
-"""Registration only: schema, shapes, devices, gradient, vmap and autocast of the op."""
+"""Registration of the op with torch: schema, shapes, devices, gradient, vmap and autocast."""
 
 import logging
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What MMD^2 and its gradient are: the one definition, in plain torch, for any floating dtype.
+"""The definition of MMD^2 and its gradient, in plain torch, for any floating dtype.
 
 Shapes: ``x`` is (..., N, D), ``y`` is (..., M, D). The algebra is derived in README.md.
 """
@@ -11,10 +11,10 @@ from torch import Tensor
 
 
 class Sample(NamedTuple):
-    """The rows of one side, in the accumulator's dtype."""
+    """The rows of one sample, in the accumulator's dtype."""
 
     points: Tensor  # (..., n, D), zero beyond the length
-    rows: float | Tensor  # how many rows count; a tensor is (..., 1, 1)
+    rows: float | Tensor  # number of rows that count; a tensor is (..., 1, 1)
     mask: Tensor | None  # (..., n, 1), None when every row counts
     squares: Tensor | None = None  # (..., n), |row|^2, once centred
 
@@ -28,14 +28,14 @@ class Rule(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Rows of one sample against rows of another, both parts divided by the number of pairs."""
+    """Rows of one sample against rows of another, divided by the number of pairs."""
 
-    total: Tensor | float  # (...), float64: sum of k(a, b) less k's constant; 0.0 if not asked
-    slope: Tensor | None  # (..., n_a, n_b): dk / d(a.b); None if not asked
+    total: Tensor | float  # (...), float64: sum of k(a, b) - k(0); 0.0 unless requested
+    slope: Tensor | None  # (..., n_a, n_b): dk / d(a.b); None unless requested
 
 
 class Result(NamedTuple):
-    """MMD^2 and its gradients, None for what was not asked."""
+    """MMD^2 and its gradients, None where not requested."""
 
     value: Tensor | None
     grad_x: Tensor | None
@@ -48,7 +48,7 @@ def accumulator_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def sample(points: Tensor, lengths: Tensor | None) -> Sample:
-    """Mark the rows that count; a length outside 1..n poisons the result with NaN."""
+    """Mark the rows that count; a length outside 1..n makes the result NaN."""
     points = points.to(accumulator_dtype(points.dtype))
     rows = points.shape[-2]
     if lengths is None:
@@ -98,7 +98,7 @@ def mean_bandwidth(x: Sample, y: Sample) -> Tensor:
 
 
 def prepare_bandwidth(bandwidth: Tensor, dtype: torch.dtype) -> Tensor:
-    """A bandwidth tensor as (..., 1, 1); a value that is not positive and finite becomes NaN."""
+    """Reshape to (..., 1, 1), and set values that are not positive and finite to NaN."""
     usable = (bandwidth > 0) & bandwidth.isfinite()
     return bandwidth.to(dtype).masked_fill(~usable, torch.nan)[..., None, None]
 
@@ -166,20 +166,20 @@ def _only_pairs(matrix: Tensor, a: Sample, b: Sample, without_diagonal: bool) ->
     return matrix
 
 
-def _pull(slope: Tensor | None, source: Sample, target: Sample, rule: Rule) -> Tensor:
-    """What the rows of ``source`` give to the gradient in those of ``target`` (slope's rows)."""
+def _sum_gradient_terms(slope: Tensor | None, source: Sample, target: Sample, rule: Rule) -> Tensor:
+    """Sum the gradient terms of the rows of ``source`` in those of ``target`` (slope's rows)."""
     assert slope is not None
-    pulled = slope @ source.points
+    terms = slope @ source.points
     if rule.name == "polynomial":
-        return pulled
-    # k depends on a - b alone: a row is pulled by differences
-    return pulled - slope.sum(-1, keepdim=True) * target.points
+        return terms
+    # k depends on a - b alone: its gradient is a sum of differences
+    return terms - slope.sum(-1, keepdim=True) * target.points
 
 
 def _linear(
     x: Sample, y: Sample, unbiased: bool, *, value: bool, grad_x: bool, grad_y: bool
 ) -> Result:
-    """|mean x - mean y|^2; if unbiased, less the variances of the two means."""
+    """|mean x - mean y|^2; if unbiased, minus the variances of the two means."""
     means = [side.points.sum(-2, keepdim=True) / side.rows for side in (x, y)]
     difference = means[0] - means[1]
     total = difference.square().sum((-2, -1), keepdim=True, dtype=torch.float64)
@@ -208,7 +208,7 @@ def mmd2(
     grad_x: bool = False,
     grad_y: bool = False,
 ) -> Result:
-    """MMD^2 per batch element and its gradients, without autograd.
+    """Compute MMD^2 per batch element and its gradients, without autograd.
 
     K(x, x) is skipped unless the value or the gradient in x needs it, and K(y, y) likewise.
     """
@@ -229,8 +229,10 @@ def mmd2(
             total = total + block.total
         if wanted:
             slope = cross.slope if own is a or cross.slope is None else cross.slope.mT
-            pull = _pull(block.slope, own, own, rule) - _pull(slope, other, own, rule)
-            gradient = _masked(2 * pull, own).points
+            terms = _sum_gradient_terms(block.slope, own, own, rule) - _sum_gradient_terms(
+                slope, other, own, rule
+            )
+            gradient = _masked(2 * terms, own).points
         gradients.append(gradient)
     return Result(total.to(a.points.dtype) if isinstance(total, Tensor) else None, *gradients)
 
@@ -238,7 +240,7 @@ def mmd2(
 def gram(
     x: Tensor, y: Tensor, name: str, parameters: Sequence[float], bandwidth: Tensor | None
 ) -> Tensor:
-    """k(x_i, y_j), (..., N, M), for autograd to differentiate."""
+    """Compute k(x_i, y_j), (..., N, M), differentiable by autograd."""
     a, b = sample(x, None), sample(y, None)
     if name == "linear":
         return a.points @ b.points.mT

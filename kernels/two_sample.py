@@ -1,4 +1,4 @@
-"""Are two samples from one distribution? A permutation test on MMD^2."""
+"""A permutation test of whether two samples come from one distribution."""
 
 from typing import NamedTuple
 
@@ -14,11 +14,11 @@ from .reference import Rule, accumulator_dtype, prepare_bandwidth
 
 
 class PermutationTest(NamedTuple):
-    """What ``permutation_test`` returns."""
+    """Result of ``permutation_test``."""
 
-    statistic: Tensor  # (), MMD^2 of the samples as they are
+    statistic: Tensor  # (), MMD^2 of the two samples
     p_value: float
-    null: Tensor  # (permutations,), MMD^2 of the rows divided at random
+    null: Tensor  # (permutations,), MMD^2 of each random permutation
 
 
 def permutation_test(
@@ -31,27 +31,27 @@ def permutation_test(
 ) -> PermutationTest:
     """Test whether ``x`` and ``y`` come from one distribution.
 
-    If they do, any division of their rows into samples as large is as likely as the one given. The
-    p-value is the share of divisions, the one given among them, whose MMD^2 is at least as large:
-    ``(1 + how many of the random ones) / (1 + permutations)``, and so never zero (Gretton et al.
-    2012, A Kernel Two-Sample Test; Phipson and Smyth 2010). All divisions share each tile of the
-    kernel matrix, which is multiplied by the 0/1 matrix of who is in the first sample: no matrix of
-    all rows is kept, and none is gathered.
+    If they do, every permutation of the stacked rows [x; y] is equally likely. The p-value is the
+    share of permutations, the given order included, whose MMD^2 is at least that of the samples:
+    ``(1 + number of such random permutations) / (1 + permutations)``, which is never zero (Gretton
+    et al. 2012, A Kernel Two-Sample Test; Phipson and Smyth 2010). Each tile of the kernel matrix
+    is computed once and multiplied by the 0/1 matrix of which rows are in the smaller sample, so
+    the kernel matrix is neither stored nor gathered.
 
     Args:
         x: ``(N, D)``, any floating dtype.
         y: ``(M, D)``, same dtype and device.
-        kernel: ``Gaussian`` (its mean bandwidth is the same for all divisions), ``Polynomial`` or
+        kernel: ``Gaussian`` (with one mean bandwidth for all permutations), ``Polynomial`` or
             ``Linear``.
-        permutations: how many random divisions.
-        generator: where they are drawn from; None is torch's own on the CPU.
+        permutations: number of random permutations.
+        generator: draws them; None means torch's default generator on the CPU.
 
     Returns:
-        ``(statistic, p_value, null)``: the biased MMD^2 as ``mmd2`` gives it, the p-value, and the
-        MMD^2 of every random division.
+        ``(statistic, p_value, null)``: the biased MMD^2 of ``mmd2``, the p-value, and the MMD^2
+        of every random permutation.
 
     Raises:
-        TypeError, ValueError: for arguments that do not fit, with what was expected and given.
+        TypeError, ValueError: for invalid arguments, with what was expected and given.
     """
     checks.check_samples(x, y)
     checks.check_kernel(kernel)
@@ -116,14 +116,17 @@ def permuted_mmd2(members: Tensor, arguments: OpArguments) -> Tensor:
     elif rule.name == "gaussian":
         dtype = accumulator_dtype(x.dtype)
         width = None if bandwidth is None else prepare_bandwidth(bandwidth.reshape(1), dtype)
-    sums = _PairSums(members)
+    n, m = len(x), len(y)
+    # sums over pairs of the other sample cancel, so the smaller sample is the one indicated
+    indicators = members if n <= m else ~members
+    sums = _PairSums(indicators)
     for tile in tiles.iterate_tiles(samples, [False, False], value=True):
         k, _ = tiles.evaluate_kernel(tile, rule, width, value=True, slope=False)
         assert k is not None
         sums.add(
             k[0], _stacked_rows(samples, tile.a, tile.i), _stacked_rows(samples, tile.b, tile.j)
         )
-    return sums.mmd2(len(x), len(y))
+    return sums.mmd2(min(n, m), max(n, m))
 
 
 def _stacked_rows(
@@ -136,17 +139,20 @@ def _stacked_rows(
 
 
 class _PairSums:
-    """Sums of k over pairs of rows: within the first sample, touching it, and over all pairs."""
+    """Sums of k over pairs of rows: within the indicated sample, touching it, and over all pairs.
 
-    def __init__(self, members: Tensor) -> None:
-        self.members = members
-        self.within, self.touching = members.new_zeros(2, len(members), dtype=torch.float64)
-        self.everything = members.new_zeros((), dtype=torch.float64)
+    ``indicators``, (B, N + M) bool, are the rows of the indicated sample in each permutation.
+    """
+
+    def __init__(self, indicators: Tensor) -> None:
+        self.indicators = indicators
+        self.within, self.touching = indicators.new_zeros(2, len(indicators), dtype=torch.float64)
+        self.everything = indicators.new_zeros((), dtype=torch.float64)
 
     def add(self, k: Tensor, a: slice, b: slice) -> None:
         """Add a tile, and its mirror image unless it is on the diagonal."""
         twice = 1 if a == b else 2
-        in_a, in_b = (self.members[:, rows].T.to(k.dtype) for rows in (a, b))
+        in_a, in_b = (self.indicators[:, rows].T.to(k.dtype) for rows in (a, b))
         self.within += twice * (in_a * (k @ in_b)).sum(0, dtype=torch.float64)
         row_sums = k.sum(1, dtype=torch.float64)
         self.everything += twice * row_sums.sum()
@@ -154,7 +160,12 @@ class _PairSums:
         if twice == 2:
             self.touching += in_b.double().T @ k.sum(0, dtype=torch.float64)
 
-    def mmd2(self, n: int, m: int) -> Tensor:
-        within_y = self.everything - 2 * self.touching + self.within
+    def mmd2(self, indicated: int, others: int) -> Tensor:
+        """MMD^2 (biased) of each permutation, given the rows of the two samples."""
+        within_others = self.everything - 2 * self.touching + self.within
         between = self.touching - self.within
-        return self.within / n**2 + within_y / m**2 - 2 * between / (n * m)
+        return (
+            self.within / indicated**2
+            + within_others / others**2
+            - 2 * between / (indicated * others)
+        )

@@ -1,7 +1,7 @@
-"""The truth the kernels are measured by: MMD^2 by definition, in float64, one class at a time.
+"""The truth for tests of the kernels: MMD^2 by definition, in float64, one class at a time.
 
-Nothing here is shared with the code under test but the names of the kernels' fields: distances are
-sums of squared differences, the bandwidth is a mean over stacked pairs, autograd differentiates.
+It shares nothing with the code under test but the fields of kernel functions: distances are sums
+of squared differences, the bandwidth is a mean over stacked pairs, autograd differentiates.
 """
 
 from collections.abc import Callable
@@ -109,7 +109,7 @@ def relative_error(ours: Tensor, exact: Tensor) -> float:
 
 @dataclass
 class Truth:
-    """``exact`` computes it; the other two compare with it at the bounds of float32."""
+    """Compute exact results, and compare with them within the tolerances of float32."""
 
     exact: Callable[..., Exact] = by_definition
     relative_error: Callable[[Tensor, Tensor], float] = relative_error
@@ -126,7 +126,7 @@ class Truth:
     def assert_gradient(
         self, ours: Tensor, exact: Tensor, *, within: float = GRADIENT_TOLERANCE
     ) -> None:
-        """Of the whole norm, and of the largest row, per batch element."""
+        """Compare norms, and the largest rows, per batch element."""
         assert ours.shape == exact.shape
         for our_element, element in zip(_elements(ours), _elements(exact), strict=True):
             assert relative_error(our_element, element) <= within

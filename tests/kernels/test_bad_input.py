@@ -1,4 +1,4 @@
-"""Every mistake of the caller's is named: the argument, what was expected, what was given."""
+"""Errors of invalid input name the argument, what was expected and what was given."""
 
 from collections.abc import Callable
 from typing import Any
@@ -133,12 +133,12 @@ def test_bandwidth_tensors(bandwidth, message):
 @pytest.mark.parametrize(
     "kernel", [Gaussian(sigma=torch.tensor(-1.0)), Gaussian(gamma=-torch.ones(2))]
 )
-def test_negative_tensors_are_noticed_whatever_they_stand_for(kernel):
+def test_negative_tensors_are_refused_in_every_unit(kernel):
     with pytest.raises(ValueError, match="bandwidth: expected positive finite numbers"):
         mmd2(X, Y, kernel)
 
 
-def test_bandwidth_that_comes_to_require_grad_later():
+def test_bandwidth_that_requires_grad_after_the_kernel_is_made():
     bandwidth = torch.tensor(1.0)
     kernel = Gaussian(bandwidth=bandwidth)
     bandwidth.requires_grad_()
@@ -163,8 +163,8 @@ def test_unbiased_estimator_needs_two_rows(kernel):
         mmd2(X, Y, kernel, estimator="unbiased", x_lengths=torch.tensor([4, 1]))
 
 
-def test_what_a_gpu_does_not_check_gives_nan():
-    """There the values of tensors are not read: the formula itself must be poisoned."""
+def test_values_that_a_gpu_does_not_check_give_nan():
+    """There the values of tensors are not read: the formula itself must give NaN."""
     rule = reference.Rule("gaussian", [1.0], False)
     bad_width = reference.mmd2(X, Y, rule, bandwidth=torch.tensor([0.0, 1.0]), grad_y=True)
     bad_length = reference.mmd2(X, Y, rule, x_lengths=torch.tensor([5, 4]), grad_y=True)

@@ -1,4 +1,4 @@
-"""Data on which rounding, cancellation or a division by zero decides."""
+"""Data for which rounding, cancellation or a division by zero matters."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from m3d_fast.kernels import Gaussian, Linear, Polynomial, mmd2, mmd2_and_grad
 
 
 def far_away(generator: torch.Generator, mean: float) -> tuple[Tensor, Tensor]:
-    """Spread 1 about ``mean``; what float32 rounded off is gone from the exact answer as well."""
+    """Draw rows of spread 1 about ``mean``; the exact answer is that of the rounded rows."""
     x = torch.randn(128, 512, generator=generator) + mean
     y = torch.randn(40, 512, generator=generator) + mean + 0.05
     return x, y
@@ -31,7 +31,7 @@ def test_published_formula_is_off_far_from_the_origin(generator, truth):
     y.requires_grad_()
     loss = stacked_loss(x, y)
     loss.backward()
-    # worse than 1 %, where the test above holds ours to 2e-6
+    # worse than 1 %, where the test above bounds our error by 2e-6
     assert truth.relative_error(y.grad, exact.grad_y) > 1e-2
     assert (loss.double() - exact.value).abs() > 20 * 5e-6
 
@@ -66,7 +66,7 @@ def test_wide_bandwidth_keeps_the_digits_that_one_minus_small_would_cancel(gener
 
 
 def test_a_row_is_at_distance_zero_from_itself(generator):
-    """And far from all others under so narrow a kernel: what is left is k(0) on the diagonals."""
+    """Under so narrow a kernel all other terms vanish, and k(0) on the diagonals remains."""
     x, y = (torch.randn(n, 512, generator=generator, requires_grad=True) for n in (4, 3))
     kernel = Gaussian(bandwidth=1e-3)
     value = mmd2(x, y, kernel)
@@ -89,7 +89,7 @@ def test_narrow_bandwidth_keeps_small_kernel_values(generator, truth):
 @pytest.mark.parametrize("kernel", [Gaussian(), Gaussian(sigma=0.1), Linear()], ids=repr)
 @pytest.mark.parametrize("estimator", ["biased", "unbiased"])
 @pytest.mark.parametrize("point", [0.0, 0.1, 1e8])
-def test_all_points_equal_give_zero_and_no_pull(kernel, estimator, point, device):
+def test_all_points_equal_give_zero_value_and_gradient(kernel, estimator, point, device):
     x, y = torch.full((2, 7, 5), point, device=device), torch.full((2, 3, 5), point, device=device)
     value, (grad_x, grad_y) = mmd2_and_grad(x, y, kernel, wrt="both", estimator=estimator)
     assert value.tolist() == [0.0, 0.0]

@@ -62,7 +62,7 @@ def test_kid_of_whole_samples_is_the_published_number(generator):
 
 
 def test_kid_over_subsets_is_their_mean_and_population_deviation():
-    """The definition drawn again: the same generator, real rows first, subset by subset."""
+    """The definition, with the same draws: real rows first, subset by subset."""
     points = torch.Generator().manual_seed(1)
     real, generated = unit(60, points), unit(40, points, 0.3)
     metric = KID(subsets=4, subset_size=12, generator=torch.Generator().manual_seed(7))
@@ -88,7 +88,7 @@ def test_kid_is_unbiased(generator):
     assert abs(mean.item()) < 4 * std.item() / math.sqrt(200)
 
 
-def computed(metric: CMMD | KID) -> Tensor:
+def compute(metric: CMMD | KID) -> Tensor:
     result = metric.compute()
     return result if isinstance(result, Tensor) else torch.stack(result)
 
@@ -98,16 +98,16 @@ def test_streaming_in_any_pieces_gives_the_same(metric, generator):
     real, generated = unit(90, generator), unit(90, generator, 0.1)
     metric.update(real, real=True)
     metric.update(generated, real=False)
-    whole = computed(metric)
+    whole = compute(metric)
     metric.reset()
     for start in range(0, 90, 17):
         metric.update(generated[start : start + 17], real=False)
         metric.update(real[start : start + 17], real=True)
     for _ in range(2):
-        torch.testing.assert_close(computed(metric), whole, rtol=0, atol=2e-6)
+        torch.testing.assert_close(compute(metric), whole, rtol=0, atol=2e-6)
 
 
-def test_what_was_shown_is_kept_though_the_buffer_changes(generator):
+def test_features_are_kept_when_the_buffer_changes(generator):
     metric = CMMD()
     buffer = unit(30, generator)
     metric.update(buffer, real=True)
@@ -142,7 +142,7 @@ def test_no_graph_is_kept(generator):
     ids=["dtype", "flag", "shape", "columns", "missing"],
 )
 @pytest.mark.parametrize("kind", [CMMD, KID])
-def test_what_is_refused(kind, error, words, call, generator):
+def test_invalid_input_is_refused(kind, error, words, call, generator):
     metric = kind()
     metric.update(unit(1000, generator), real=True)
     with pytest.raises(error, match=words):

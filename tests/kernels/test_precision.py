@@ -1,4 +1,4 @@
-"""Products inside the op are float32 whatever the process allows, and its settings survive."""
+"""Products in the op are float32 whatever the process allows; settings are read and kept."""
 
 from collections.abc import Iterator
 
@@ -7,12 +7,13 @@ import torch
 
 from m3d_fast.kernels import mmd2
 from m3d_fast.kernels.cpu import tiled
-from m3d_fast.kernels.precision import full_float32
+from m3d_fast.kernels.precision import default_precision, full_float32
 
 BACKENDS = {"cpu": torch.backends.mkldnn.matmul, "cuda": torch.backends.cuda.matmul}
 
 
 def forget_settings() -> None:
+    torch.set_float32_matmul_precision("highest")
     for place in (torch.backends, *BACKENDS.values()):
         place.fp32_precision = "none"
 
@@ -64,3 +65,33 @@ def test_the_op_uses_it(monkeypatch: pytest.MonkeyPatch):
     BACKENDS["cpu"].fp32_precision = "tf32"
     mmd2(torch.ones(3, 2), torch.zeros(3, 2), precision="medium")
     assert seen == ["ieee"]
+
+
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+@pytest.mark.parametrize("device", BACKENDS)
+def test_the_default_follows_the_setting_by_name(device, precision):
+    torch.set_float32_matmul_precision(precision)
+    assert default_precision(torch.device(device)) == precision
+
+
+@pytest.mark.parametrize(
+    ("setting", "precision"), [("ieee", "highest"), ("tf32", "high"), ("none", "highest")]
+)
+@pytest.mark.parametrize("device", BACKENDS)
+def test_the_default_follows_the_setting_of_the_backend(device, setting, precision):
+    """Of which torch.get_float32_matmul_precision() refuses to speak once it is tf32."""
+    BACKENDS[device].fp32_precision = setting
+    assert default_precision(torch.device(device)) == precision
+
+
+@pytest.mark.parametrize("device", BACKENDS)
+def test_the_default_follows_the_setting_for_everything(device):
+    torch.backends.fp32_precision = "tf32"
+    assert default_precision(torch.device(device)) == "high"
+    BACKENDS[device].fp32_precision = "ieee"
+    assert default_precision(torch.device(device)) == "highest"
+
+
+def test_bfloat16_products_on_a_cpu_are_medium():
+    BACKENDS["cpu"].fp32_precision = "bf16"
+    assert default_precision(torch.device("cpu")) == "medium"

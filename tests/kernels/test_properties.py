@@ -1,4 +1,4 @@
-"""What holds for every MMD, whatever the data; sizes and values are hypothesis' choice."""
+"""Properties of MMD on any data; hypothesis chooses sizes and values."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ settings.load_profile("kernels")
 
 @st.composite
 def samples(draw: st.DrawFn, min_rows: int = 1) -> tuple[Tensor, Tensor]:
-    """Two samples on a grid: distances are exact in float32, and ties and duplicates happen."""
+    """Draw two samples on a grid: distances are exact in float32, and duplicates occur."""
     n, m = draw(st.integers(min_rows, 9)), draw(st.integers(min_rows, 9))
     d, spread = draw(SIZE), draw(st.sampled_from([1, 64, 4096]))
     random = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
@@ -77,7 +77,7 @@ def test_order_of_rows_does_not_matter(pair, seed):
 
 
 @given(samples())
-def test_forces_cancel(pair):
+def test_gradients_of_both_samples_cancel(pair):
     """Moving both samples together changes nothing, so that all gradients sum to zero."""
     _, (grad_x, grad_y) = mmd2_and_grad(*pair, wrt="both")
     scale = grad_x.abs().sum() + grad_y.abs().sum()
@@ -89,7 +89,7 @@ def test_a_sample_does_not_differ_from_itself(pair):
     x = torch.cat(pair)
     value, (grad_x, grad_y) = mmd2_and_grad(x, x.clone(), wrt="both")
     assert abs(value.item()) <= EPS
-    # each of the two forces that cancel is at most 4 q |a - b| / (N^2 bandwidth), q <= 7.75
+    # each of the two terms that cancel is at most 4 q |a - b| / (N^2 bandwidth), q <= 7.75
     spread = (x - x.mean(0)).norm(dim=-1)
     bound = 1e-5 / spread.max().clamp_min(STEP)
     assert grad_x.abs().max() <= bound

@@ -1,4 +1,4 @@
-"""The op behaves like one of torch's own, and refuses what it cannot do."""
+"""The op behaves like an op of torch, and refuses what it does not support."""
 
 import subprocess
 import sys
@@ -32,7 +32,7 @@ def pair(generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A graph compiled before a change of the op would be found again, and hide the change."""
+    """A graph cached before a change of the op would hide the change."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     torch._dynamo.reset()
 
@@ -88,7 +88,7 @@ def test_compile_forward_and_backward(backend, pair):
 
 
 @pytest.mark.usefixtures("own_cache")
-def test_compile_with_everything_made_inside(pair):
+def test_compile_with_kernels_and_modules_made_inside(pair):
     def step(x: Tensor, y: Tensor, sigma: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         loss = MMDLoss(Gaussian(bandwidth=2.0, scales=(1, 2)), estimator="unbiased")
         value, gradient = mmd2_and_grad(
@@ -166,7 +166,7 @@ def test_torch_func_gradients(pair):
 def gradient_penalty(loss: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> None:
     x = x.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(loss(x, y), x, create_graph=True)
-    # the second term alone would let a gradient taken for a constant pass unnoticed
+    # x.sum() keeps the graph connected if the gradient is wrongly taken for a constant
     (gradient.square().sum() + x.sum()).backward()
 
 
@@ -213,7 +213,7 @@ def test_forward_mode_raises_for_tensors_that_require_grad(pair):
         dual(mmd2, pair[0].requires_grad_(), pair[1])
 
 
-def test_results_of_mmd2_and_grad_are_not_connected(pair):
+def test_results_of_mmd2_and_grad_are_not_in_a_graph(pair):
     x, y = (side.requires_grad_() for side in pair)
     value, (grad_x, grad_y) = mmd2_and_grad(x, y, wrt="both")
     assert not any(result.requires_grad for result in (value, grad_x, grad_y))
@@ -237,7 +237,7 @@ def test_module_reduces_over_the_batch(reduction, pair):
     torch.testing.assert_close(loss(*pair), expected)
 
 
-def test_module_takes_lengths_and_says_what_it_is(pair):
+def test_module_takes_lengths_and_has_a_repr(pair):
     loss = MMDLoss(reduction="none")
     lengths = torch.tensor([7, 3, 2])
     torch.testing.assert_close(loss(*pair, lengths), mmd2(*pair, x_lengths=lengths))

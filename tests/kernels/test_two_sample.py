@@ -17,14 +17,14 @@ KERNELS = [
 ]
 
 
-def divisions(n: int, m: int, count: int, seed: int) -> list[Tensor]:
+def draw_permutations(n: int, m: int, count: int, seed: int) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return [torch.randperm(n + m, generator=generator) for _ in range(count)]
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=repr)
 @pytest.mark.parametrize("rows", [8, 512], ids=["tiles", "one tile"])
-def test_every_division_is_the_definition_of_it(
+def test_every_permutation_is_the_definition_of_it(
     kernel: Kernel, rows, generator, truth, monkeypatch
 ):
     monkeypatch.setattr(blocks, "TILE_ROWS", rows)
@@ -33,7 +33,7 @@ def test_every_division_is_the_definition_of_it(
     result = permutation_test(
         z[:n], z[n:], kernel, permutations=9, generator=torch.Generator().manual_seed(5)
     )
-    orders = [torch.arange(n + m), *divisions(n, m, 9, 5)]
+    orders = [torch.arange(n + m), *draw_permutations(n, m, 9, 5)]
     exact = torch.stack([truth.exact(z[o[:n]], z[o[n:]], kernel).value for o in orders])
     size = max(1.0, exact.abs().max().item())
     torch.testing.assert_close(result.statistic.double(), exact[0], rtol=0, atol=2e-6 * size)
@@ -46,6 +46,13 @@ def test_statistic_is_mmd2(generator):
     statistic, _, null = permutation_test(x, y, permutations=3)
     torch.testing.assert_close(statistic, mmd2(x, y), rtol=0, atol=1e-6)
     assert null.shape == (3,)
+
+
+@pytest.mark.parametrize("rows", [(1500, 4), (4, 1500)], ids=str)
+def test_statistic_is_mmd2_of_samples_that_differ_in_size(rows, generator):
+    x, y = (torch.randn(n, 5, generator=generator) for n in rows)
+    statistic, _, _ = permutation_test(x, y, permutations=3)
+    torch.testing.assert_close(statistic, mmd2(x, y), rtol=2e-6, atol=0)
 
 
 def test_p_values_are_uniform_where_the_null_holds():
@@ -88,8 +95,8 @@ def test_equal_points_are_never_told_apart():
     assert permutation_test(x, x[:3], permutations=20).p_value == 1
 
 
-def test_equal_divisions_tie_whatever_the_rounding():
-    """Of 2 + 1 rows every third division is the one given; on average a third must tie."""
+def test_equal_splits_tie_whatever_the_rounding():
+    """Of 2 + 1 rows a third of all permutations split them as x and y do: these must tie."""
     generator = torch.Generator().manual_seed(0)
     x = torch.tensor([[0.0, 1.0], [0.3, 1.1]])
     y = torch.tensor([[3.0, 5.0]])
@@ -107,7 +114,7 @@ def test_one_seed_gives_one_result(generator):
 
 
 def test_memory_is_not_that_of_the_kernel_matrix(generator):
-    """Of 6000 rows it would take 137 MB."""
+    """The kernel matrix of 6,000 rows would take 137 MB."""
     x, y = torch.randn(2, 3000, 5, generator=generator)
     assert peak_bytes(lambda: permutation_test(x, y, permutations=20)) < 8 * 2**20
 
@@ -123,7 +130,7 @@ def test_memory_is_not_that_of_the_kernel_matrix(generator):
     ],
     ids=["none", "float", "batch", "kernel", "bandwidth"],
 )
-def test_what_is_refused(error, words, options):
+def test_invalid_input_is_refused(error, words, options):
     arguments = {"x": torch.ones(3, 2), "y": torch.ones(3, 2)} | options
     with pytest.raises(error, match=words):
         permutation_test(arguments.pop("x"), arguments.pop("y"), **arguments)

@@ -36,7 +36,7 @@ def test_value_and_gradients_are_those_of_the_definition(shape, two_samples, tru
     x, y = two_samples(*shape)
     exact = truth.exact(x, y)
     value, (grad_x, grad_y) = mmd2_and_grad(x.to(device), y.to(device), wrt="both")
-    # on a line pushes and pulls can all but cancel: one class here has a gradient 36 times smaller
+    # in one dimension the terms can nearly cancel: one class here has a gradient 36 times smaller
     # than the sum of its terms, which are right to 7e-8
     within = 5e-6 if shape[-1] == 1 else 2e-6
     truth.assert_value(value, exact.value)
@@ -142,7 +142,7 @@ def test_ragged_is_sliced_whatever_the_ignored_rows_hold(
     truth.assert_gradient(grad_y, exact.grad_y)
 
 
-def test_bandwidth_sigma_and_gamma_say_the_same(two_samples):
+def test_bandwidth_sigma_and_gamma_are_equivalent(two_samples):
     x, y = two_samples(*SMALL)
     same = [
         Gaussian(bandwidth=32.0),

@@ -1,4 +1,4 @@
-"""The CPU path's tiles change nothing, against the oracle and float64, and save memory."""
+"""The tiles of the CPU path against the reference and float64, and their memory."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def compute(module, x: Tensor, y: Tensor, kernel: Kernel, estimator: str = "bias
 
 @pytest.fixture(params=["kept", "centred again", "class by class"])
 def small_tiles(request, monkeypatch):
-    """Blocks of 16 rows, with every way to hold them."""
+    """Blocks of 16 rows, kept and centred in every way."""
     monkeypatch.setattr(blocks, "TILE_ROWS", 16)
     monkeypatch.setattr(blocks, "HALF_ROWS", 8)
     if request.param == "centred again":
@@ -73,21 +73,21 @@ def test_each_result_alone(kernel, wanted, generator, small_tiles):
 @pytest.mark.parametrize("estimator", ["biased", "unbiased"])
 @pytest.mark.parametrize("kernel", [k for k in KERNELS if isinstance(k, Gaussian)], ids=repr)
 @pytest.mark.parametrize("together", [1, 2, 3])
-def test_few_rows_as_one_tile(kernel, estimator, value, together, generator, monkeypatch):
+def test_few_rows_in_a_single_tile(kernel, estimator, value, together, generator, monkeypatch):
     """A step of condensation, for classes one by one, two and one, and all at once."""
     x, y = three_classes(generator, torch.float64)
     monkeypatch.setattr(tiled, "CHUNK_NUMBERS", together * (50 + 33) * 21)
-    fits, taken = tiled._fits_single_tile, []
+    fits, answers = tiled._fits_single_tile, []
     monkeypatch.setattr(
-        tiled, "_fits_single_tile", lambda *sides: taken.append(fits(*sides)) or taken[-1]
+        tiled, "_fits_single_tile", lambda *sides: answers.append(fits(*sides)) or answers[-1]
     )
     options = {"value": value, "grad_y": True}
     ours = compute(tiled, x, y, kernel, estimator, **options)
-    assert taken == [True]
+    assert answers == [True]
     assert_same(ours, compute(reference, x, y, kernel, estimator, **options), 1e-13)
 
 
-def test_a_row_is_no_distance_from_itself(generator):
+def test_a_row_is_at_distance_zero_from_itself(generator):
     """However narrow the kernel, which would see the rounding of the distances."""
     value = compute(tiled, *three_classes(generator), Gaussian(bandwidth=1e-5), grad_y=True).value
     expected = torch.full((3,), 5 * (1 / 50 + 1 / 33))
@@ -96,7 +96,7 @@ def test_a_row_is_no_distance_from_itself(generator):
 
 @pytest.mark.parametrize("rows", [(50, 1), (1, 33), (600, 100), (300, 129), (3000, 100)], ids=str)
 @pytest.mark.parametrize("columns", [15, 16])
-def test_gradient_alone_about_the_limits_of_one_tile(rows, columns, generator):
+def test_gradient_at_the_limits_of_a_single_tile(rows, columns, generator):
     x, y = (torch.randn(n, columns, generator=generator) + 1 for n in rows)
     ours = compute(tiled, x, y, Gaussian(), grad_y=True)
     exact = compute(reference, x.double(), y.double(), Gaussian(), grad_y=True)
@@ -105,7 +105,7 @@ def test_gradient_alone_about_the_limits_of_one_tile(rows, columns, generator):
 
 
 @pytest.mark.parametrize("mean", [0.0, 1000.0, 1e5])
-def test_tiles_are_as_accurate_as_the_whole(mean, generator, truth, small_tiles):
+def test_tiles_are_accurate_at_any_mean(mean, generator, truth, small_tiles):
     x, y = (side + mean for side in three_classes(generator))
     exact = truth.exact(x, y)
     ours = compute(tiled, x, y, Gaussian(), grad_x=True, grad_y=True)
@@ -130,7 +130,7 @@ def test_samples_of_several_real_blocks(columns, generator):
 
 
 @pytest.mark.parametrize("exponent", [-1e-6, -0.01, -1.0, -30.0])
-def test_one_exponential_serves_five_scales(exponent):
+def test_one_exponential_for_five_scales(exponent):
     """Relative errors, however near to zero or to minus one the terms are."""
     scales = (0.25, 0.5, 1.0, 2.0, 4.0)
     runs = gaussian_mixture.group_scales(scales)
@@ -145,7 +145,7 @@ def test_one_exponential_serves_five_scales(exponent):
     torch.testing.assert_close(slope.double(), exact_slope, rtol=5e-6, atol=0)
 
 
-def test_scales_that_are_no_halves_are_computed_each():
+def test_scales_that_are_not_halves_are_computed_separately():
     assert gaussian_mixture.group_scales((1.0, 3.0, 0.5)) == [(3.0, 1), (1.0, 2)]
     assert gaussian_mixture.group_scales([2.0**-k for k in range(7)]) == [(1.0, 5), (2.0**-5, 2)]
 
