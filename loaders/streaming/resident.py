@@ -114,10 +114,10 @@ def keep_resident(
 
 def _select_classes(classes: Sequence[int] | None, total: int) -> list[int]:
     """Each of ``classes`` once, or all; DataError if one does not exist."""
-    selected = range(total) if classes is None else dict.fromkeys(map(int, classes))
+    selected = list(range(total)) if classes is None else list(dict.fromkeys(map(int, classes)))
     for class_index in selected:
         check_class(class_index, total)
-    return list(selected)
+    return selected
 
 
 def _choose_memory(

@@ -54,7 +54,9 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(done - self._done)
-        elif (done == self._total and self._last_line) or now - self._shown >= PLAIN_SECONDS:
+        elif (done == self._total and self._last_line) or (
+            done > self._first and now - self._shown >= PLAIN_SECONDS
+        ):
             left = (self._total - done) / max(rate, 1e-9)
             log.info("%s %d/%d, %s, %.0f s left", self._label, done, self._total, text, left)
             self._shown = now

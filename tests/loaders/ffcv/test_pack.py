@@ -243,7 +243,7 @@ def test_a_class_of_damaged_files_alone(run: Run, root: Path) -> None:
         (["--store", "png"], "stored as raw, jpeg:QUALITY"),
         (["--store", "jpeg:101"], "stored as raw, jpeg:QUALITY"),
         (["--split", "val"], "split: 'val' is not known; known: train, test"),
-        (["--on-bad-image", "ask"], "on_bad_image: 'ask' is not known; known: stop, skip"),
+        (["--on-bad-image", "ask"], "on_bad_image: 'ask' is not known; did you mean skip?"),
         (["--workers", "0"], "at least one worker must decode, got 0"),
         (["--out", "photographs.zip"], "ends in .beton, got photographs.zip"),
         (["--size", "3"], "at least 8 pixels, got 3"),
