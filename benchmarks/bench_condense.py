@@ -49,7 +49,7 @@ def make_config(precision: str, compile: bool, **settings) -> ResolvedConfig:
 def build_published_loop(
     condenser: Condenser, real: RealImages
 ) -> Callable[[int], tuple[Tensor, Tensor]]:
-    """The loop over classes on the condenser's pixels and augmentation, with its own network."""
+    """The loop over classes, on the condenser's network, pixels and augmentation."""
     config, embedder = condenser.config, condenser.embedder
     operations, first = parse_strategy(config.augment), condenser.classes.start
 
