@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import OpArguments
+from ..precision import default_precision
 from ..reference import Result
 from . import permute, prepass, small, split, stream, tile, value
 from .call import Call, Samples, encode_kernel_function, is_interpreted
@@ -111,7 +112,7 @@ def _build_call(arguments: OpArguments) -> Call:
         rows_x=n,
         rows_y=m,
         columns=d,
-        precision=arguments.precision or torch.get_float32_matmul_precision(),
+        precision=arguments.precision or default_precision(arguments.x.device),
         value=arguments.value,
         grad_x=arguments.grad_x,
         grad_y=arguments.grad_y,
