@@ -57,7 +57,7 @@ def test_three_ranks_end_with_the_bytes_of_one_process(alone: Path, tmp_path: Pa
     shards = [path.name for path in sorted(out.glob("checkpoint*"))]
     ranges = ["0000-0003", "0003-0006", "0006-0010"]
     assert shards == [f"checkpoint-0000060-classes-{r}.safetensors" for r in ranges]
-    reports = [line for line in done.stderr.splitlines() if line.startswith("condense ")]
+    reports = [line for line in done.stderr.splitlines() if line.startswith("condense 60/60")]
     assert len(reports) == 1, "the first rank reports, for all"
 
 
