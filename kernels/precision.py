@@ -26,10 +26,11 @@ def default_precision(device: torch.device) -> Literal["highest", "high", "mediu
         return "highest"
     try:
         # on CUDA "medium" also sets tf32: only this function tells it from "high"
-        return torch.get_float32_matmul_precision()
+        medium = torch.get_float32_matmul_precision() == "medium"
     except RuntimeError:
         # raised when the setting was made through torch.backends
-        return "high"
+        medium = False
+    return "medium" if medium else "high"
 
 
 @contextmanager
