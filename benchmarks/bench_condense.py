@@ -43,7 +43,7 @@ def generate_images(
 
 def make_config(precision: str, compile: bool, **settings) -> ResolvedConfig:
     common = {"device": "cpu", "precision": precision, "compile": compile}
-    return CondenseConfig(**(common | settings)).resolved()
+    return CondenseConfig(**(common | settings)).resolve()
 
 
 def build_published_loop(

@@ -96,14 +96,8 @@ def open_dataset(
     except OSError as cause:
         raise DataError(f"{name} cannot be read: {cause}") from cause
     images = MemoryImages(data, mean=info.mean, std=info.std, device=target, seed=seed)
-    log.info(
-        "%s: %d %s images from %s, resident on %s",
-        name,
-        sum(images.class_sizes),
-        split,
-        data.source,
-        images.device,
-    )
+    count = f"{sum(images.class_sizes)} {split} images"
+    log.info("%s: %s from %s, resident on %s", name, count, data.source, images.device)
     return images
 
 

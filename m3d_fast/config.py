@@ -154,7 +154,7 @@ class CondenseConfig(_Settings[None]):
     the run's. Every field is a flag of ``python -m m3d_fast.condense``; ``--help`` explains each.
     """
 
-    def resolved(self) -> "ResolvedConfig":
+    def resolve(self) -> "ResolvedConfig":
         """The complete settings, checked.
 
         Raises:
@@ -187,7 +187,7 @@ class CondenseConfig(_Settings[None]):
 
 
 class ResolvedConfig(_Settings[Never]):
-    """Complete, checked settings, made by :meth:`CondenseConfig.resolved`.
+    """Complete, checked settings, made by :meth:`CondenseConfig.resolve`.
 
     None remains where the run decides: ``data_root``, ``workers``, ``class_chunk``,
     ``checkpoint_every``.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .common.errors import UserError
-from .common.seeds import derived_seed, generator
+from .common.seeds import derive_seed, generator
 from .config import ResolvedConfig
 from .loaders import ClassSampler, RealImages
 from .synthetic import encode
@@ -47,7 +47,7 @@ def initial_pixels(
     pinned = device.type == "cpu" and real.device.type == "cuda"
     pixels = torch.empty(shape, dtype=torch.float32, device=device, pin_memory=pinned)
     factor = config.factor if config.init == "mix" else 1
-    draw = _random_indices(real, config.ipc * factor**2, derived_seed(config.seed, "coreset", 0))
+    draw = _random_indices(real, config.ipc * factor**2, derive_seed(config.seed, "coreset", 0))
     for target, c in zip(pixels, classes, strict=True):
         if config.init == "noise":
             stream = generator(config.seed, "noise", c, device=real.device)
@@ -102,7 +102,7 @@ def _select(
 ) -> Tensor:
     if per_class > min(real.class_sizes):
         raise UserError(
-            f"a coreset of {per_class} images per class was asked for, but the smallest class has "
+            f"a coreset of {per_class} images per class was requested, but the smallest class has "
             f"{min(real.class_sizes)}"
         )
     chosen = [select(embedded, per_class) for embedded in _embed_classes(real, features)]

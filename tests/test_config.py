@@ -14,7 +14,7 @@ from m3d_fast.run.folder import RunFolder
 
 
 def resolve(**given) -> ResolvedConfig:
-    return CondenseConfig(**({"device": "cpu"} | given)).resolved()
+    return CondenseConfig(**({"device": "cpu"} | given)).resolve()
 
 
 def test_low_resolution_preset_is_the_papers() -> None:
@@ -41,7 +41,7 @@ def test_what_is_given_wins_over_the_preset() -> None:
 
 def test_resolving_twice_changes_nothing() -> None:
     once = resolve(dataset="digits")
-    assert CondenseConfig(**once.as_dict()).resolved() == once
+    assert CondenseConfig(**once.as_dict()).resolve() == once
     assert all(
         getattr(once, f.name) is not None
         for f in fields(once)

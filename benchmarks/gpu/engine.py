@@ -104,7 +104,7 @@ def _build_condenser(case: Case, device: str, precision: str, fast: bool) -> Con
         compile=fast,
         cuda_graphs=fast and device == "cuda",
         **sizes,
-    ).resolved()
+    ).resolve()
     return Condenser(config, _generate_images(case, config.size, device))
 
 

@@ -19,7 +19,7 @@ PURPOSES = (
 )
 
 
-def derived_seed(seed: int, purpose: str, *counters: int) -> int:
+def derive_seed(seed: int, purpose: str, *counters: int) -> int:
     """A 63-bit seed that differs for every (seed, purpose, counters)."""
     entropy = [seed, PURPOSES.index(purpose), *counters]
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
@@ -28,5 +28,5 @@ def derived_seed(seed: int, purpose: str, *counters: int) -> int:
 def generator(
     seed: int, purpose: str, *counters: int, device: torch.device | str = "cpu"
 ) -> torch.Generator:
-    """A generator on ``device``, seeded with :func:`derived_seed`."""
-    return torch.Generator(device).manual_seed(derived_seed(seed, purpose, *counters))
+    """A generator on ``device``, seeded with :func:`derive_seed`."""
+    return torch.Generator(device).manual_seed(derive_seed(seed, purpose, *counters))

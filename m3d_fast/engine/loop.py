@@ -8,7 +8,7 @@ import torch
 from .. import __version__
 from ..common.errors import UserError
 from ..common.progress import Progress
-from ..common.seeds import derived_seed
+from ..common.seeds import derive_seed
 from ..common.signals import Interrupted, stop_signals
 from ..config import CondenseConfig, ResolvedConfig
 from ..distributed import Ranks, join_ranks
@@ -44,7 +44,7 @@ def condense(config: CondenseConfig, *, resume: bool = False) -> SyntheticSet:
     """
     with join_ranks() as ranks:
         with ranks.together():
-            settings = resolve_resumed_config(config, resume=resume).resolved()
+            settings = resolve_resumed_config(config, resume=resume).resolve()
             run = RunFolder(settings.out)
             if ranks.leads:
                 run.check(settings, resume=resume)
@@ -73,7 +73,7 @@ def _open_training_images(config: ResolvedConfig, ranks: Ranks) -> RealImages:
         config.data_root,
         size=config.size,
         device=config.device,
-        seed=derived_seed(config.seed, "sampling"),
+        seed=derive_seed(config.seed, "sampling"),
         loader=config.loader,
         cache=config.cache,
         workers=config.workers,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..common.processes import rank_of_process
 from ..common.progress import Progress
-from ..common.seeds import derived_seed, generator
+from ..common.seeds import derive_seed, generator
 from ..config import ResolvedConfig
 from ..coreset import herding, initial_pixels, k_center, random_images
 from ..loaders import RealImages
@@ -54,7 +54,7 @@ class TrainingSets:
         """
         if task.method == "random":
             # another choice for every network: the spread over networks includes that of the choice
-            seed = derived_seed(self._seed, "coreset", 1, task.repeat)
+            seed = derive_seed(self._seed, "coreset", 1, task.repeat)
             images = random_images(self._open_train(), self._synthetic.ipc, seed)
             return _label(images)
         if self._chosen is None or self._chosen[:2] != (task.method, task.network):
@@ -77,7 +77,7 @@ class TrainingSets:
         seed, train = self._seed, self._open_train()
         affordable = int(EXTRACTOR_BYTES / math.prod(train.image_shape) / train.num_classes)
         per_class = min(EXTRACTOR_IMAGES, max(1, affordable), *train.class_sizes)
-        images = random_images(train, per_class, derived_seed(seed, "coreset", 2))
+        images = random_images(train, per_class, derive_seed(seed, "coreset", 2))
         extractor = Trainer(
             trainer.network,
             replace(trainer.protocol, epochs=EXTRACTOR_EPOCHS),

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from ..kernels import Linear
-from .matching import matched
+from .matching import match_features
 from .protocol import Embedder, Views
 
 KERNEL = Linear()
@@ -11,4 +11,4 @@ KERNEL = Linear()
 
 def dm(embed: Embedder, real: Views, synthetic: Views, value: bool) -> tuple[Tensor | None, Tensor]:
     """Squared distance between the classes' mean real and synthetic features."""
-    return matched(embed, real, synthetic, KERNEL, value)
+    return match_features(embed, real, synthetic, KERNEL, value)

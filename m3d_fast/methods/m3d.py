@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from ..kernels import Gaussian
-from .matching import matched
+from .matching import match_features
 from .protocol import Embedder, Views
 
 # five Gaussians around the mean pairwise squared distance of the stacked features
@@ -14,4 +14,4 @@ def m3d(
     embed: Embedder, real: Views, synthetic: Views, value: bool
 ) -> tuple[Tensor | None, Tensor]:
     """Squared MMD between the classes' real and synthetic features."""
-    return matched(embed, real, synthetic, KERNEL, value)
+    return match_features(embed, real, synthetic, KERNEL, value)

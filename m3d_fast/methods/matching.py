@@ -7,7 +7,7 @@ from ..kernels import Gaussian, Linear, mmd2_and_grad
 from .protocol import Embedder, Views
 
 
-def matched(
+def match_features(
     embed: Embedder, real: Views, synthetic: Views, kernel: Gaussian | Linear, value: bool
 ) -> tuple[Tensor | None, Tensor]:
     """Squared MMD of the features under ``kernel``; returns what a method returns."""

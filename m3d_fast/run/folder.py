@@ -173,7 +173,7 @@ def resolve_resumed_config(config: CondenseConfig, *, resume: bool) -> CondenseC
     """
     if not resume:
         return config
-    run = RunFolder(config.out or config.resolved().out)
+    run = RunFolder(config.out or config.resolve().out)
     if not run.config_file.exists():
         return config
     before = run.load_config().as_dict() | {"out": str(run.path)}

@@ -235,7 +235,7 @@ def test_what_a_cpu_cannot_do_is_refused() -> None:
 
 def gpu_settings(**given) -> ResolvedConfig:
     given = {"dataset": "digits", "device": "cuda", "real_batch": 12} | given
-    return CondenseConfig(**given).resolved()
+    return CondenseConfig(**given).resolve()
 
 
 @pytest.mark.gpu

@@ -25,7 +25,7 @@ def small_run(tmp_path: Path, **given) -> CondenseConfig:
 def test_disk_is_that_of_two_checkpoints(tmp_path: Path) -> None:
     config = small_run(tmp_path, ipc=3)
     numbers = 10 * 3 * 16 * 16
-    assert required_disk_bytes(config.resolved(), open_dataset("digits")) == 2 * 2 * 4 * numbers
+    assert required_disk_bytes(config.resolve(), open_dataset("digits")) == 2 * 2 * 4 * numbers
     condense(config)
     state = (tmp_path / "run" / "checkpoint.safetensors").stat().st_size
     assert 0 < state - 2 * 4 * numbers < 2000, "header and sampler aside"
@@ -50,7 +50,7 @@ def test_memory_too_small_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def observe_run(tmp_path: Path, caplog: pytest.LogCaptureFixture, iterations: int) -> list[str]:
-    config = small_run(tmp_path, iterations=iterations).resolved()
+    config = small_run(tmp_path, iterations=iterations).resolve()
     condenser = Condenser(config, open_dataset("digits"))
     run_estimate = RunEstimate(condenser, RunFolder(config.out), Ranks(), first=10)
     with caplog.at_level(logging.INFO, "m3d_fast"), pytest.MonkeyPatch.context() as patch:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from m3d_fast.common.seeds import derived_seed
+from m3d_fast.common.seeds import derive_seed
 from m3d_fast.coreset import initial_pixels
 from tests.helpers.condensers import digits_settings, open_digits
 
@@ -30,5 +30,5 @@ def test_initialisations() -> None:
     assert abs(noise.mean().item() - 0.5) < 0.02
     again = initial_pixels(open_digits(config), config)
     assert torch.equal(mixed, again)
-    other = initial_pixels(real, replace(config, seed=derived_seed(1, "coreset")))
+    other = initial_pixels(real, replace(config, seed=derive_seed(1, "coreset")))
     assert not torch.equal(mixed, other)

@@ -203,7 +203,7 @@ def test_k_center_takes_the_farthest_each_time() -> None:
 
 
 def test_coreset_larger_than_a_class_is_refused() -> None:
-    with pytest.raises(UserError, match=r"500 images per class was asked for.*has 139"):
+    with pytest.raises(UserError, match=r"500 images per class was requested.*has 139"):
         herding(open_dataset("digits"), 500, pixels)
 
 
@@ -259,7 +259,7 @@ def test_the_initialisation_is_the_one_the_run_started_from(run: Path) -> None:
     evaluation = Evaluation(RunFolder(run), quick(), Ranks())
     task = Task("initial", "convnet3", 0)
     images, labels = evaluation._sets.get(task, evaluation._get_trainer("convnet3"))
-    config = CondenseConfig(dataset="digits", iterations=8, device="cpu").resolved()
+    config = CondenseConfig(dataset="digits", iterations=8, device="cpu").resolve()
     expected = decode(initial_pixels(open_dataset("digits"), config), 2).flatten(0, 1)
     assert len(images) == 40
     assert torch.equal(images[torch.arange(40)], expected)

@@ -9,7 +9,7 @@ from m3d_fast.loaders import RealImages, open_dataset
 
 def digits_settings(**given) -> ResolvedConfig:
     fixed = {"dataset": "digits", "device": "cpu", "precision": "fp32", "real_batch": 12}
-    return CondenseConfig(**(fixed | given)).resolved()
+    return CondenseConfig(**(fixed | given)).resolve()
 
 
 def open_digits(config: ResolvedConfig, seed: int = 5) -> RealImages:
