@@ -151,7 +151,7 @@ def test_a_damaged_batch_is_named(cifar: Cifar) -> None:
 def test_cifar_that_is_nowhere_says_what_to_do(tmp_path: Path) -> None:
     root = tmp_path / "mine"
     message = (
-        rf"cifar10 needs {root}/cifar-10-batches-py/data_batch_1, which is not there, and "
+        rf"cifar10 needs {root}/cifar-10-batches-py/data_batch_1, which is missing, and "
         r"downloading it failed \(https://.*no network in tests.*\): pass --data-root with a "
         r"folder that holds the archive cifar-10-python.tar.gz"
     )
@@ -201,7 +201,7 @@ def test_damaged_svhn_is_named(svhn: tuple[Path, np.ndarray, np.ndarray]) -> Non
 
 
 def test_svhn_that_is_nowhere_says_what_to_do(tmp_path: Path) -> None:
-    message = re.escape(f"svhn needs {tmp_path}/train_32x32.mat, which is not there, and")
+    message = re.escape(f"svhn needs {tmp_path}/train_32x32.mat, which is missing, and")
     with pytest.raises(DataError, match=message):
         open_dataset("svhn", tmp_path)
     assert list(tmp_path.iterdir()) == []
