@@ -10,7 +10,12 @@ import torch
 from .augment import parse_strategy
 from .common.checks import check_name, check_positive
 from .common.errors import UserError
-from .common.hardware import PRECISIONS, compile_pays, default_precision, resolve_device
+from .common.hardware import (
+    check_precision,
+    compile_pays,
+    default_precision,
+    resolve_device,
+)
 from .loaders import CACHES, DATASETS, LOADERS, dataset_info, file_name, image_side
 from .methods import METHODS
 from .networks import CONDENSING, build_network, check_network
@@ -224,14 +229,9 @@ class ResolvedConfig(_Settings[Never]):
         if self.seed < 0:
             raise UserError(f"seed: expected a whole number >= 0, got {self.seed}")
         check_factor(self.factor, self.size)
-        check_name("precision", self.precision, PRECISIONS)
-        if not self.device.startswith("cuda"):
-            if self.precision == "tf32":
-                raise UserError(
-                    "precision: tf32 is a GPU's arithmetic; expected bf16 or fp32 on a CPU"
-                )
-            if self.cuda_graphs:
-                raise UserError(f"cuda_graphs: expected a CUDA device, got {self.device}")
+        check_precision(self.precision, self.device)
+        if self.cuda_graphs and not self.device.startswith("cuda"):
+            raise UserError(f"cuda_graphs: expected a CUDA device, got {self.device}")
         if self.profile and self.cuda_graphs:
             raise UserError("profile: a CUDA graph hides what runs in it; add --no-cuda-graphs")
         check_network(self.network, CONDENSING)

@@ -200,6 +200,10 @@ CASES: dict[str, tuple[Callable[[Path, Path], list[str]], str]] = {
         lambda out, done: ["evaluate", str(done), "--baselines", "randon"],
         "did you mean random",
     ),
+    "evaluate-precision": (
+        lambda out, done: ["evaluate", str(done), "--precision", "tf32", "--device", "cpu"],
+        "tf32 is a GPU's arithmetic",
+    ),
     "evaluate-epochs": (
         lambda out, done: ["evaluate", str(done), "--epochs", "0"],
         "epochs: expected a number above 0",

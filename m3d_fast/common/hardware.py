@@ -8,7 +8,9 @@ from pathlib import Path
 
 import torch
 
+from .checks import check_name
 from .errors import UserError
+from .processes import processes_on_machine
 
 _CONTROL_GROUPS = Path("/sys/fs/cgroup")
 
@@ -49,6 +51,13 @@ def default_precision(device: str) -> str:
     return "bf16" if cpu_has_bf16() else "fp32"
 
 
+def check_precision(precision: str, device: str) -> None:
+    """Raise UserError for an arithmetic that does not exist, or not on ``device``."""
+    check_name("precision", precision, PRECISIONS)
+    if precision == "tf32" and not device.startswith("cuda"):
+        raise UserError("precision: tf32 is a GPU's arithmetic; expected bf16 or fp32 on a CPU")
+
+
 def cpu_has_bf16() -> bool:
     """Whether this CPU multiplies bf16 natively (AVX512-BF16 or AMX); elsewhere it is emulated."""
     flags = Path("/proc/cpuinfo")
@@ -69,10 +78,12 @@ def has_compiler() -> bool:
 
 
 def usable_cores() -> int:
-    """Cores this process may run on."""
+    """Cores for this process: those it may run on, shared by torchrun's processes, at least 1."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return max(1, cores // processes_on_machine())
 
 
 def free_bytes(device: torch.device) -> int:

@@ -219,7 +219,8 @@ class Condenser:
         torch.cuda.empty_cache()
         before = torch.cuda.memory_allocated(self.device)
         torch.cuda.reset_peak_memory_stats(self.device)
-        ChunkStep(self.config, self.embedder, self._allocate_buffers(classes))(classes, True)
+        with self.embedder.run_eagerly():  # most of these shapes are never run again
+            ChunkStep(self.config, self.embedder, self._allocate_buffers(classes))(classes, True)
         return torch.cuda.max_memory_allocated(self.device) - before
 
     def state(self) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -11,7 +12,7 @@ from torch.profiler import record_function
 from ..augment import augment
 from ..methods.protocol import Views
 from ..networks import initialise
-from ..networks.arithmetic import CPU_PIECE
+from ..networks.arithmetic import CPU_PIECE, compile_per_shape
 
 
 def choose_piece_size(count: int, limit: int) -> int:
@@ -63,15 +64,24 @@ class Embedder:
         if channels_last:
             _convert_to_channels_last(self._running_copy)
         self._piece = CPU_PIECE if device.type == "cpu" else 1 << 30
-        self._run = self._prepare_and_embed
+        self._run: Callable[..., Tensor] = self._prepare_and_embed
         if compile:
             # fullgraph: falling back to eager raises instead of being silently slow
-            self._run = torch.compile(self._prepare_and_embed, dynamic=False, fullgraph=True)
+            self._run = compile_per_shape(self._prepare_and_embed, fullgraph=True)
 
     def redraw(self, generator: torch.Generator) -> None:
         """Draw the parameters of the network from ``generator``, in place."""
         initialise(self.network, generator)
         torch._foreach_copy_(list(self._running_copy.parameters()), list(self.network.parameters()))
+
+    @contextmanager
+    def run_eagerly(self) -> Iterator[None]:
+        """Within the block, do not compile: for shapes that are run once."""
+        compiled, self.compiled = self.compiled, False
+        try:
+            yield
+        finally:
+            self.compiled = compiled
 
     def real(self, views: Views) -> Tensor:
         """Features of real images, ``(C, n, D)``, without gradient."""

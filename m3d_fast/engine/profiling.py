@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, schedule
 
 log = logging.getLogger("m3d_fast")
@@ -52,7 +53,9 @@ def profile_iterations(folder: Path, enabled: bool) -> Iterator[Callable[[], Non
 
 def _format_table(record: profile) -> str:
     """Milliseconds per iteration of every range, and the most expensive operators."""
-    events = {event.key: event for event in record.key_averages()}
+    # a range has a row of the host, which knows the kernels it launched, and one of the GPU
+    rows = [event for event in record.key_averages() if event.device_type == DeviceType.CPU]
+    events = {event.key: event for event in rows}
     lines = [f"{'range':<18} {'calls':>6} {'host ms':>10} {'GPU ms':>10}   per iteration"]
     for name in RANGES:
         if name not in events:

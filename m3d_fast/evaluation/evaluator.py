@@ -15,7 +15,12 @@ from torch import Tensor
 
 from ..common.checks import check_name, check_positive
 from ..common.errors import UserError
-from ..common.hardware import PRECISIONS, compile_pays, default_precision, resolve_device
+from ..common.hardware import (
+    check_precision,
+    compile_pays,
+    default_precision,
+    resolve_device,
+)
 from ..common.progress import Progress
 from ..common.seeds import generator
 from ..distributed import Ranks, join_ranks
@@ -95,7 +100,7 @@ class Evaluation:
         self.methods = (*baselines, "initial", self.settings.method)
         self.device = torch.device(ranks.select_device(resolve_device(config.device)))
         self.precision = config.precision or default_precision(str(self.device))
-        check_name("precision", self.precision, PRECISIONS)
+        check_precision(self.precision, str(self.device))
         check_name("loader", config.loader or self.settings.loader, LOADERS)
         check_name("cache", config.cache or self.settings.cache, CACHES)
         if config.workers is not None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..augment import augment, augment_imagenet, cutmix, draw, parse_strategy
 from ..loaders import RealImages
 from ..networks import initialise
-from ..networks.arithmetic import CPU_PIECE, autocast
+from ..networks.arithmetic import CPU_PIECE, autocast, compile_per_shape, convolutions
 from ..presets import Protocol
 from ..synthetic import StoredImages
 
@@ -51,7 +51,7 @@ class Trainer:
         self._operations = () if self._imagenet else parse_strategy(protocol.augment)
         self._embed = cast(Callable[[Tensor], Tensor], network.embed)
         self._forward: Callable[[Tensor], Tensor] = (
-            torch.compile(network, dynamic=False) if compile else network
+            compile_per_shape(network) if compile else network
         )
 
     def fit(
@@ -83,15 +83,16 @@ class Trainer:
         )
         milestones = [int(fraction * protocol.epochs) for fraction in protocol.milestones]
         schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, protocol.gamma)
-        for epoch in range(protocol.epochs):
-            order = torch.randperm(len(images), generator=stream, device=self.device)
-            for batch in order.split(protocol.batch_size):
-                loss = self._loss(images[batch], labels[batch], stream)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-            schedule.step()
-            on_epoch(epoch + 1, loss.detach())
+        with convolutions(self.device, self.precision):
+            for epoch in range(protocol.epochs):
+                order = torch.randperm(len(images), generator=stream, device=self.device)
+                for batch in order.split(protocol.batch_size):
+                    loss = self._loss(images[batch], labels[batch], stream)
+                    optimizer.zero_grad()
+                    loss.backward()
+                    optimizer.step()
+                schedule.step()
+                on_epoch(epoch + 1, loss.detach())
 
     def _loss(self, images: Tensor, labels: Tensor, stream: torch.Generator) -> Tensor:
         if self._imagenet:
@@ -108,13 +109,15 @@ class Trainer:
         return (images - self._mean) / self._std
 
     def _compute_logits(self, images: Tensor) -> Tensor:
-        with autocast(self.device, self.precision):
+        device, precision = self.device, self.precision
+        with autocast(device, precision), convolutions(device, precision):
             return self._forward(images.contiguous(memory_format=self._layout)).float()
 
     def embed(self, images: Tensor) -> Tensor:
         """Features ``(B, D)`` of uint8 images ``(B, C, H, W)``, in evaluation mode."""
         self.network.eval()
-        with torch.no_grad(), autocast(self.device, self.precision):
+        device, precision = self.device, self.precision
+        with torch.no_grad(), autocast(device, precision), convolutions(device, precision):
             features = self._embed(self._normalise(images.float() / 255))
         return features.float()
 

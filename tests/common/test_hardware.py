@@ -1,8 +1,30 @@
 """What suits a machine and a run."""
 
-from m3d_fast.common.hardware import compile_pays
+import os
+
+import pytest
+
+from m3d_fast.common.errors import UserError
+from m3d_fast.common.hardware import check_precision, compile_pays, usable_cores
 
 
 def test_compiling_is_for_long_runs() -> None:
     assert not compile_pays(1_000, 28)
     assert not compile_pays(100_000, 16)
+
+
+@pytest.mark.parametrize(("processes", "cores"), [(1, 6), (2, 3), (4, 1), (8, 1)])
+def test_cores_are_shared_by_the_processes_of_a_machine(
+    processes: int, cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(6)))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert usable_cores() == cores
+
+
+def test_an_arithmetic_is_checked_against_the_device() -> None:
+    check_precision("tf32", "cuda:1")
+    with pytest.raises(UserError, match="tf32 is a GPU's arithmetic; expected bf16 or fp32"):
+        check_precision("tf32", "cpu")
+    with pytest.raises(UserError, match="precision: 'fp16' is not known"):
+        check_precision("fp16", "cuda")

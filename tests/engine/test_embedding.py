@@ -1,5 +1,8 @@
 """Features do not depend on pieces, and compiled or in bf16 only in their rounding."""
 
+from dataclasses import replace
+from functools import partial
+
 import pytest
 import torch
 
@@ -54,3 +57,33 @@ def test_bf16_features_stay_close_to_float32(compile: bool) -> None:
         full.state()["momentum"].flatten(1), half.state()["momentum"].flatten(1), dim=1
     )
     assert cosine.min() > 0.98
+
+
+def test_any_number_of_shapes_is_compiled_in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Embedders of one process share torch's count of compilations, of which it allows 8."""
+    # the count is dynamo's: a back end that compiles nothing comes to it sooner
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    for images in range(1, 11):
+        settings = digits_settings(ipc=images, factor=1, iterations=1)
+        _, losses = run_steps(settings, 1)
+        _, compiled = run_steps(replace(settings, compile=True), 1)
+        torch.testing.assert_close(compiled, losses)
+
+
+def test_what_runs_eagerly_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[torch.Tensor] = []
+
+    def compile(function, **options):
+        return lambda *arguments: runs.append(arguments[0]) or function(*arguments)
+
+    monkeypatch.setattr(torch, "compile", compile)
+    network = build_network("convnet3", 1, 16, 10)
+    embedder = Embedder(
+        *(network, torch.device("cpu"), "fp32", True), mean=(0.3,), std=(0.2,), operations=()
+    )
+    views = Views(torch.zeros(1, 2, 1, 16, 16), torch.rand(1, 12))
+    with embedder.run_eagerly():
+        eager = embedder.synthetic(views)
+    assert not runs
+    torch.testing.assert_close(embedder.synthetic(views), eager)
+    assert len(runs) == 1

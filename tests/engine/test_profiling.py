@@ -1,12 +1,14 @@
 """What ``--profile`` and the GPU benchmark of the engine report."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.autograd import DeviceType
 
 from benchmarks.gpu.engine import Case, measure_case
-from m3d_fast.engine.profiling import RANGES
+from m3d_fast.engine.profiling import RANGES, _format_table
 from tests.helpers.commands import condense_digits, run
 
 
@@ -22,6 +24,25 @@ def test_profile_writes_a_table_of_all_ranges_and_a_trace(tmp_path) -> None:
     assert {"backward", "MMD"} <= {event.get("name") for event in events}
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert all(0 <= line["loader_wait"] < 1 and line["images_per_second"] > 0 for line in lines)
+
+
+class Averages(list):
+    def table(self, **_: object) -> str:
+        return "the operators"
+
+
+def test_a_range_on_the_host_and_on_the_gpu_is_one_row() -> None:
+    """The profiler gives a range twice, and the GPU's row knows nothing of the host's time."""
+    host = SimpleNamespace(
+        key="MMD", count=6, cpu_time_total=9e3, device_time_total=6e3, device_type=DeviceType.CPU
+    )
+    gpu = SimpleNamespace(
+        key="MMD", count=3, cpu_time_total=0.0, device_time_total=7e3, device_type=DeviceType.CUDA
+    )
+    for rows in ([host, gpu], [gpu, host]):
+        table = _format_table(SimpleNamespace(key_averages=lambda rows=rows: Averages(rows)))
+        lines = [line.split() for line in table.splitlines() if line.startswith("MMD")]
+        assert lines == [["MMD", "2", "3.00", "2.00"]]
 
 
 def test_the_gpu_benchmark_of_the_engine_runs() -> None:
