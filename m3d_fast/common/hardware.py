@@ -4,6 +4,7 @@ import math
 import os
 import shutil
 import sysconfig
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -42,6 +43,11 @@ def resolve_device(device: str | None) -> str:
         count = torch.cuda.device_count()
         raise UserError(f"device: {device} was requested, but there are {count} CUDA GPUs")
     return device
+
+
+def use_device(device: str) -> AbstractContextManager[object]:
+    """Make a CUDA device the current one within the block; on a CPU nothing."""
+    return torch.cuda.device(device) if device.startswith("cuda") else nullcontext()
 
 
 def default_precision(device: str) -> str:

@@ -7,6 +7,7 @@ import torch
 
 from .. import __version__
 from ..common.errors import UserError
+from ..common.hardware import use_device
 from ..common.progress import Progress
 from ..common.seeds import derive_seed
 from ..common.signals import Interrupted, stop_signals
@@ -49,13 +50,13 @@ def condense(config: CondenseConfig, *, resume: bool = False) -> SyntheticSet:
             if ranks.leads:
                 run.check(settings, resume=resume)
             local = replace(settings, device=ranks.select_device(settings.device))
-        real = ranks.leader_first(lambda: _open_training_images(local, ranks))
-        with ranks.together():
-            classes = ranks.select_classes(real.num_classes)
-            refuse_what_cannot_fit(run, local, real, classes)
-        with ranks.together():  # after every rank has checked the memory that they share
-            condenser = Condenser(local, real, classes)
-        with run.lock:
+        with use_device(local.device), run.lock:
+            real = ranks.leader_first(lambda: _open_training_images(local, ranks))
+            with ranks.together():
+                classes = ranks.select_classes(real.num_classes)
+                refuse_what_cannot_fit(run, local, real, classes)
+            with ranks.together():  # after every rank has checked the memory that they share
+                condenser = Condenser(local, real, classes)
             with ranks.together():
                 if ranks.leads:
                     run.start(settings, resume=resume)

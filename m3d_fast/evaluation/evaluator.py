@@ -20,6 +20,7 @@ from ..common.hardware import (
     compile_pays,
     default_precision,
     resolve_device,
+    use_device,
 )
 from ..common.progress import Progress
 from ..common.seeds import generator
@@ -71,7 +72,8 @@ def evaluate(run: str | Path, config: EvaluateConfig | None = None) -> dict[str,
                 folder.lock.acquire()
         with ranks.together():
             results = Results(folder.evaluation_file, evaluation.describe())
-        evaluation.complete(results)
+        with use_device(str(evaluation.device)):
+            evaluation.complete(results)
     return results.content
 
 
