@@ -13,15 +13,20 @@ import json
 import os
 import platform
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stdout
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from benchmarks.gpu.test_log import FILE_VARIABLE, read_log
 
 ROOT = Path(__file__).resolve().parents[2]
 # the most seconds of each suite, in order of importance
@@ -55,19 +60,30 @@ def check_requirements() -> str | None:
     return None
 
 
+def read_output(command: list[str]) -> str:
+    """The output of a command, "unknown" where it fails or is not installed."""
+    if shutil.which(command[0]) is None:
+        return "unknown"
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
 def describe_machine() -> dict[str, Any]:
     """The fields that every result file shares: hardware, versions, commit."""
     import torch
     import triton
 
-    command = ["git", "rev-parse", "HEAD"]
-    git = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    chip = torch.cuda.get_device_properties(torch.cuda.current_device())
+    fields = "--query-gpu=driver_version,clocks.sm,clocks.max.sm,clocks.mem"
     return {
         "machine_info": {
             "gpu": torch.cuda.get_device_name(),
+            "multiprocessors": chip.multi_processor_count,
+            "memory_bytes": chip.total_memory,
+            "driver_and_clocks": read_output(["nvidia-smi", fields, "--format=csv"]),
             "python_version": platform.python_version(),
         },
-        "commit_info": {"id": git.stdout.strip() or "unknown"},
+        "commit_info": {"id": read_output(["git", "rev-parse", "HEAD"])},
         "versions": {
             "torch": torch.__version__,
             "triton": triton.__version__,
@@ -140,20 +156,33 @@ def run_bounded(command: list[str], seconds: float, **environment: str) -> tuple
 
 
 def run_tests(suite: str, seconds: float) -> tuple[list[dict[str, Any]], bool]:
-    """Run tests compiled: one record with pytest's own summary, and whether they finished."""
+    """Run tests compiled: one record of those that ended, and whether all did.
+
+    Failed tests are listed with their tracebacks, also when the run is stopped.
+    """
     # warnings of the installed versions are printed, and fail nothing
     command = [sys.executable, "-m", "pytest", "-q", "-W", "default", "-p", "no:cacheprovider"]
-    command += select_tests(suite)
+    command += ["-p", "benchmarks.gpu.test_log", *select_tests(suite)]
     if importlib.util.find_spec("xdist") is not None:
         command += ["-n", str(min(8, os.cpu_count() or 1))]
     started = time.monotonic()
-    output, status = run_bounded(command, seconds, TRITON_INTERPRET="0")
-    failed = re.findall(r"^(?:FAILED|ERROR) .*", output, flags=re.MULTILINE)
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "tests.jsonl"
+        environment = {"TRITON_INTERPRET": "0", FILE_VARIABLE: str(log)}
+        output, status = run_bounded(command, seconds, **environment)
+        ended = read_log(log)
+    failed = [test for test in ended if test["outcome"] == "failed"]
     summary = output.strip().splitlines()[-1] if output.strip() else "no output"
-    print("\n".join([*failed[:40], summary]), flush=True)
-    info = {"case": f"{suite}, compiled", "summary": summary, "failed": failed}
-    info |= {"status": 124 if status is None else status}
-    info |= {"median_seconds": {"pytest": time.monotonic() - started}}
+    print("\n".join([*(test["test"] for test in failed[:40]), summary]), flush=True)
+    info = {
+        "case": f"{suite}, compiled",
+        "summary": summary,
+        "outcomes": dict(Counter(test["outcome"] for test in ended)),
+        "failed": failed,
+        "slowest": sorted(ended, key=lambda test: -test["seconds"])[:10],
+        "status": 124 if status is None else status,
+        "median_seconds": {"pytest": time.monotonic() - started},
+    }
     return [{"name": suite, "extra_info": info}], status is not None
 
 

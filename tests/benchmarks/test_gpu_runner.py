@@ -11,6 +11,7 @@ import torch
 from benchmarks.gpu import runner, suites
 from benchmarks.gpu.timing import Candidate, measure
 from m3d_fast.kernels import KID
+from tests.helpers.commands import PATIENCE
 
 CHILD = """
 import subprocess, sys
@@ -60,6 +61,55 @@ def test_complete_records_of_a_suite_are_kept(status, names, finished, monkeypat
     assert [record["name"] for record in records] == names
     assert done is finished
     assert all("error" in record["extra_info"] for record in records[1:])
+
+
+TESTS = """
+import os, sys, pytest
+def test_good(): pass
+def test_bad():
+    print("the compiler said no", file=sys.stderr)
+    raise MemoryError("out of registers")
+@pytest.fixture
+def broken(): raise OSError("no device")
+def test_unprepared(broken): pass
+def test_last():
+    if "DEADLY" in os.environ: os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_failures_are_kept_with_their_tracebacks_even_of_a_killed_run(
+    killed, tmp_path, monkeypatch
+):
+    (tmp_path / "test_it.py").write_text(TESTS)
+    if killed:
+        monkeypatch.setenv("DEADLY", "yes")
+    monkeypatch.setattr(runner, "select_tests", lambda suite: [str(tmp_path / "test_it.py")])
+    # in this order, in one process
+    monkeypatch.setattr(runner.importlib.util, "find_spec", lambda name: None)
+    ((record,), _) = runner.run_tests("tests", PATIENCE)
+    info = record["extra_info"]
+    assert info["status"] == (-9 if killed else 1)
+    bad, unprepared = info["failed"]
+    assert bad["test"].endswith("::test_bad")
+    assert "MemoryError: out of registers" in bad["traceback"]
+    assert "the compiler said no" in bad["stderr"]
+    assert "OSError: no device" in unprepared["traceback"]
+    assert info["outcomes"] == {"passed": 1 if killed else 2, "failed": 2}
+
+
+def test_one_line_for_each_test_among_several_processes(tmp_path, monkeypatch):
+    pytest.importorskip("xdist")
+    (tmp_path / "test_it.py").write_text(TESTS)
+    monkeypatch.setattr(runner, "select_tests", lambda suite: [str(tmp_path / "test_it.py")])
+    ((record,), _) = runner.run_tests("tests", PATIENCE)
+    assert record["extra_info"]["outcomes"] == {"passed": 2, "failed": 2}
+
+
+def test_a_machine_without_git_or_driver_tools_is_described():
+    assert runner.read_output(["no-such-program", "--version"]) == "unknown"
+    assert runner.read_output([sys.executable, "-c", "print(' words ')"]) == "words"
+    assert runner.read_output([sys.executable, "-c", "raise SystemExit(3)"]) == "unknown"
 
 
 @pytest.fixture
@@ -131,6 +181,21 @@ def test_a_wrong_result_is_not_timed(error):
     content = measure("case", {"good": Candidate(lambda: 2.0, lambda: 0.05, 0.1)})["extra_info"]
     assert content["median_seconds"] == {"good": 2.0}
     assert "error" not in content
+
+
+def test_any_error_of_a_candidate_is_recorded_and_the_others_are_measured():
+    class OutOfResources(Exception):
+        """As Triton's: of no class that errors have in common."""
+
+    def fail() -> float:
+        raise OutOfResources("shared memory")
+
+    good = Candidate(lambda: 2.0, lambda: 0.05, 0.1)
+    candidates = {"bad": Candidate(lambda: 1.0, fail, 0.1), "good": good}
+    content = measure("case", candidates)["extra_info"]
+    assert content["median_seconds"] == {"good": 2.0}
+    assert "OutOfResources: shared memory" in content["error"]["bad"]
+    assert "in fail" in content["error"]["bad"], "the traceback says where"
 
 
 @pytest.mark.parametrize("wrong", [False, True])
