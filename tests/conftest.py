@@ -1,11 +1,21 @@
 """Shared by all tests: environment variables, the seed, and which tests need a GPU."""
 
 import os
+from pathlib import Path
 
 # set before any kernel is imported; set later it has no effect
 os.environ.setdefault("TRITON_INTERPRET", "1")
 # without it torch's own matrix products are not reproducible on a GPU
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+# torch reuses what it compiled under another capability of the CPU, and crashes in it (2.15)
+os.environ.setdefault(
+    "TORCHINDUCTOR_CACHE_DIR",
+    str(
+        Path(__file__).resolve().parents[1]
+        / f".cache/inductor-{os.environ.get('ATEN_CPU_CAPABILITY', 'default')}"
+    ),
+)
 
 import numpy as np
 import pytest

@@ -73,7 +73,7 @@ def measure_busy_share(function: Callable[[], object], device: str, calls: int) 
     activities = [ProfilerActivity.CPU]
     if device == "cuda":
         activities.append(ProfilerActivity.CUDA)
-    with profile(activities=activities) as record:
+    with profile(activities=activities, acc_events=True) as record:
         start = time.perf_counter()
         for _ in range(calls):
             function()

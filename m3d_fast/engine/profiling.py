@@ -45,7 +45,9 @@ def profile_iterations(folder: Path, enabled: bool) -> Iterator[Callable[[], Non
         log.info("profile: %s, trace: %s", folder / "profile.txt", folder / "trace.json")
 
     phases = schedule(wait=COLD, warmup=WARM_UP, active=ACTIVE, repeat=1)
-    with profile(activities=activities, schedule=phases, on_trace_ready=write) as record:
+    with profile(
+        activities=activities, schedule=phases, on_trace_ready=write, acc_events=True
+    ) as record:
         yield record.step
     if not (folder / "profile.txt").exists():
         log.warning("no profile: the run ended before iteration %d", COLD + WARM_UP + ACTIVE)
