@@ -9,16 +9,28 @@ FILE_VARIABLE = "M3D_FAST_TEST_LOG"  # environment variable that names the file
 TAIL = 6000  # characters of a traceback, and of what the test printed
 
 
-def pytest_runtest_logreport(report: Any) -> None:
-    """Append the outcome of a test; of one that failed, its traceback and output too."""
-    # the processes of pytest-xdist report to the first one, which writes for all
-    if "PYTEST_XDIST_WORKER" in os.environ or (report.when != "call" and report.passed):
-        return
-    line = {"test": report.nodeid, "outcome": report.outcome, "seconds": round(report.duration, 3)}
-    if report.failed:
-        line |= {"traceback": report.longreprtext[-TAIL:], "stderr": report.capstderr[-TAIL:]}
-    with Path(os.environ[FILE_VARIABLE]).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+class LogWriter:
+    """Appends the outcome of every test to a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        """Write the outcome of a test; of one that failed, its traceback and output too."""
+        if report.when != "call" and report.passed:
+            return
+        line = {"test": report.nodeid, "outcome": report.outcome}
+        line["seconds"] = round(report.duration, 3)
+        if report.failed:
+            line |= {"traceback": report.longreprtext[-TAIL:], "stderr": report.capstderr[-TAIL:]}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def pytest_configure(config: Any) -> None:
+    """Log the tests of this run; workers of pytest-xdist report to the process that does."""
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(LogWriter(Path(os.environ[FILE_VARIABLE])))
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
