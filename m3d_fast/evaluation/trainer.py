@@ -109,8 +109,7 @@ class Trainer:
         return (images - self._mean) / self._std
 
     def _compute_logits(self, images: Tensor) -> Tensor:
-        device, precision = self.device, self.precision
-        with autocast(device, precision), convolutions(device, precision):
+        with autocast(self.device, self.precision):
             return self._forward(images.contiguous(memory_format=self._layout)).float()
 
     def embed(self, images: Tensor) -> Tensor:
@@ -127,10 +126,11 @@ class Trainer:
         self.network.eval()
         piece = CPU_PIECE if self.device.type == "cpu" else TEST_PIECE
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
-        for images, labels in test.ordered(piece):
-            # a compiled network is compiled once per shape: the last piece is padded
-            padded = F.pad(images, (0, 0) * 3 + (0, piece - len(images)))
-            correct += (self._predict(padded)[: len(labels)] == labels).sum()
+        with convolutions(self.device, self.precision):
+            for images, labels in test.ordered(piece):
+                # a compiled network is compiled once per shape: the last piece is padded
+                padded = F.pad(images, (0, 0) * 3 + (0, piece - len(images)))
+                correct += (self._predict(padded)[: len(labels)] == labels).sum()
         return int(correct) / sum(test.class_sizes)
 
     def _predict(self, images: Tensor) -> Tensor:
