@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .common.errors import UserError
+from .common.pinned import empty_pinned
 from .common.seeds import derive_seed, generator
 from .config import ResolvedConfig
 from .loaders import ClassSampler, RealImages
@@ -45,7 +46,7 @@ def initial_pixels(
     shape = (len(classes), config.ipc, *real.image_shape)
     device = real.device if device is None else device
     pinned = device.type == "cpu" and real.device.type == "cuda"
-    pixels = torch.empty(shape, dtype=torch.float32, device=device, pin_memory=pinned)
+    pixels = empty_pinned(shape) if pinned else torch.empty(shape, device=device)
     factor = config.factor if config.init == "mix" else 1
     draw = _random_indices(real, config.ipc * factor**2, derive_seed(config.seed, "coreset", 0))
     for target, c in zip(pixels, classes, strict=True):

@@ -1,13 +1,15 @@
 """Networks: shapes of the literature, images independent of their batch, seeded initialisation."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from m3d_fast.common.errors import UserError
 from m3d_fast.networks import CONDENSING, NETWORKS, build_network, initialise
+from m3d_fast.networks.layers import AveragePool
 
 
 def draw_network(
@@ -56,6 +58,47 @@ def test_resnetap10_halves_the_side_in_the_stem_and_three_stages() -> None:
     with torch.no_grad():
         network.embed(torch.randn(1, 3, 224, 224))
     assert sides == [56, 56, 28, 14, 7]
+
+
+def count_kept_bytes(run: Callable[[Tensor], Tensor], images: Tensor) -> int:
+    """Bytes that the backward of ``run(images)`` keeps, without the images."""
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        run(images)
+    kept.pop(images.untyped_storage().data_ptr(), None)
+    return sum(kept.values())
+
+
+def test_compiled_pooling_keeps_no_activation() -> None:
+    """A pooled map is kept once, in bf16, after the norm: not also what the pooling read."""
+    network = draw_network("convnet3", 3, 32).to(torch.bfloat16).requires_grad_(False)
+    images = torch.rand(4, 3, 32, 32).to(torch.bfloat16, memory_format=torch.channels_last)
+    run = torch.compile(network.embed, dynamic=False, fullgraph=True)
+    maps = 128 * (32**2 + 16**2 + 8**2) * 2
+    parameters = sum(p.numel() for p in network.parameters()) * 2
+    kept = count_kept_bytes(run, images.requires_grad_()) - parameters
+    assert kept / 4 < 1.35 * maps
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("size", [8, 9])
+def test_pooling_is_that_of_torch(size: int, compiled: bool) -> None:
+    images = torch.randn(3, 4, size, size + 1, requires_grad=True)
+    pool = AveragePool(2)
+    ours = (torch.compile(pool) if compiled else pool)(images)
+    expected = torch.nn.functional.avg_pool2d(images, 2)
+    torch.testing.assert_close(ours, expected)
+    weight = torch.randn_like(expected)
+    (gradient,) = torch.autograd.grad((ours * weight).sum(), images, retain_graph=True)
+    torch.testing.assert_close(
+        gradient, torch.autograd.grad((expected * weight).sum(), images, retain_graph=True)[0]
+    )
 
 
 @pytest.mark.parametrize("name", CONDENSING)

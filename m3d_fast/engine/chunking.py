@@ -1,10 +1,15 @@
-"""How many classes are stepped together?"""
+"""How many classes are stepped together?
+
+On a CPU those whose activations stay in its caches. On a GPU those that saturate it, if they fit
+into its memory.
+"""
 
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import nn
 
 from ..common.errors import UserError
 
@@ -12,6 +17,9 @@ log = logging.getLogger("m3d_fast")
 
 CPU_SYNTHETIC_IMAGES = 64  # decoded images per chunk on a CPU: their activations stay in its caches
 FILL = 0.85  # of the free memory; the rest is for fragmentation and other processes
+# elements of a feature map beyond which kernels index with 64 bits, which is slower; a forward of
+# so many saturates any GPU: 668 images of 224 px (ResNetAP-10), 16,384 of 32 px (ConvNet-3)
+MAX_MAP_ELEMENTS = 2**31
 
 
 def split_evenly(classes: int, limit: int) -> list[slice]:
@@ -19,6 +27,19 @@ def split_evenly(classes: int, limit: int) -> list[slice]:
     pieces = -(-classes // limit)
     bounds = [classes * piece // pieces for piece in range(pieces + 1)]
     return list(itertools.starmap(slice, itertools.pairwise(bounds)))
+
+
+def count_saturating_classes(network: nn.Module, image_shape: Sequence[int], images: int) -> int:
+    """Classes of ``images`` images each whose largest feature map has at most 2^31 elements.
+
+    Args:
+        network: on any device; all its convolutions are run at stride 1, or shrink the map.
+        image_shape: ``(C, H, W)``.
+        images: of a class, in one forward.
+    """
+    convolutions = (module for module in network.modules() if isinstance(module, nn.Conv2d))
+    map_elements = next(convolutions).out_channels * image_shape[1] * image_shape[2]
+    return max(1, MAX_MAP_ELEMENTS // (map_elements * images))
 
 
 def find_largest_chunk(measure_peak: Callable[[int], int], classes: int, free: int) -> int:

@@ -20,14 +20,20 @@ from ..loaders import RealImages
 from ..networks import build_network
 from ..run.checkpoint import SAMPLER
 from .chunk_step import Buffers, ChunkStep
-from .chunking import CPU_SYNTHETIC_IMAGES, find_largest_chunk, split_evenly
+from .chunking import (
+    CPU_SYNTHETIC_IMAGES,
+    count_saturating_classes,
+    find_largest_chunk,
+    split_evenly,
+)
 from .cuda_graph import CudaGraphRunner
 from .embedding import Embedder
-from .pixel_store import DevicePixels, HostPixels, fits_on_device, state_bytes
+from .pixel_store import DevicePixels, HostPixels, PixelState, fits_on_device, state_bytes
 
 log = logging.getLogger("m3d_fast")
 
 MEASURED_STEPS = 3  # of a chunk, after the warm-up
+FEED_SLOTS = 2  # batches of real images that a loader may keep on a GPU
 
 
 class IterationResult(NamedTuple):
@@ -81,19 +87,18 @@ class Condenser:
         if host_pixels is None:
             host_pixels = not self._pixels_fit_on_device()
         home = torch.device("cpu") if host_pixels else self.device
-        pixels = initial_pixels(real, config, self.classes, device=home)
-        self._rows = split_evenly(len(self.classes), self._choose_chunk_size())
+        # before the chunk's memory is measured: what is allocated now counts as taken
+        state = PixelState.start(initial_pixels(real, config, self.classes, device=home))
+        self._rows = split_evenly(len(self.classes), self._choose_chunk_size(host_pixels))
         self.chunks = [self.classes[rows] for rows in self._rows]
         self._store = (
-            HostPixels(pixels, self._rows, self.device)
+            HostPixels(state, self._rows, self.device)
             if host_pixels
-            else DevicePixels(pixels, self._rows)
+            else DevicePixels(state, self._rows)
         )
-        self._buffers = self._allocate_buffers(max(map(len, self.chunks)))
-        step = ChunkStep(config, self.embedder, self._buffers)
-        self._advance: Callable[[int, bool], None] = (
-            CudaGraphRunner(step, self._buffers.state, self.device) if config.cuda_graphs else step
-        )
+        self._largest = max(map(len, self.chunks))
+        self._buffers = self._allocate_buffers(self._largest)
+        self._advance: Callable[[int, bool], None] = self._build_step()
         self._batches: Iterator[Tensor] | None = None
         self._loading = ExitStack()
         synthetic = min(config.decoded_per_class, MAX_DECODED)
@@ -138,7 +143,7 @@ class Condenser:
     def seconds_per_iteration(self) -> float:
         """Seconds of the steps of all chunks, measured on one; the state does not change."""
         self._redraw_network(0)
-        size = max(map(len, self.chunks))
+        size = self._largest
         start = 0.0
         for step in range(1 + MEASURED_STEPS):
             self._advance(size, False)  # the buffers hold black images
@@ -204,23 +209,46 @@ class Condenser:
         log.info("pixels and momentum, %.1f GB, live in host memory", size / 1e9)
         return False
 
-    def _choose_chunk_size(self) -> int:
-        """Classes stepped together: as set, or what a CPU's caches or free GPU memory hold."""
+    def _build_step(self) -> Callable[[int, bool], None]:
+        """A function that steps the first classes of the buffers, and may compute the value."""
+        step, largest = ChunkStep(self.config, self.embedder, self._buffers), self._largest
+        if not self.config.cuda_graphs:
+            return step
+        # one graph for all: rows beyond the chunk are stepped for nothing (chunks differ by one
+        # class at most), and the value costs a GPU less than a second graph's memory
+        runner = CudaGraphRunner(lambda: step(largest, True), self._buffers.state, self.device)
+        return lambda count, value: runner()
+
+    def _choose_chunk_size(self, host_pixels: bool) -> int:
+        """Classes stepped together: as set, or what a CPU's caches or a GPU hold."""
+        synthetic = min(self.config.decoded_per_class, MAX_DECODED)
         if self.config.class_chunk is not None:
             return self.config.class_chunk
         if self.device.type == "cpu":
-            return max(1, CPU_SYNTHETIC_IMAGES // min(self.config.decoded_per_class, MAX_DECODED))
-        free = free_bytes(self.device)
+            return max(1, CPU_SYNTHETIC_IMAGES // synthetic)
+        most = count_saturating_classes(
+            self.embedder.network, self.real.image_shape, max(self.config.real_batch, synthetic)
+        )
         self._redraw_network(0)
-        return find_largest_chunk(self._measure_peak, len(self.classes), free)
+        return find_largest_chunk(
+            lambda classes: self._measure_peak(classes, host_pixels),
+            min(most, len(self.classes)),
+            free_bytes(self.device),
+        )
 
-    def _measure_peak(self, classes: int) -> int:
-        """Peak of the GPU bytes in use while this many classes are stepped."""
+    def _measure_peak(self, classes: int, host_pixels: bool) -> int:
+        """Peak of the GPU bytes in use while this many classes are stepped and fed."""
         torch.cuda.empty_cache()
         before = torch.cuda.memory_allocated(self.device)
         torch.cuda.reset_peak_memory_stats(self.device)
+        buffers = self._allocate_buffers(classes)
+        # they are allocated later: the loader's batches on their way, and staged pixels
+        beside = [torch.empty_like(buffers.real) for _ in range(FEED_SLOTS)]
+        if host_pixels:
+            for _ in range(HostPixels.STAGING_AREAS):
+                beside += buffers.state.empty_like(classes, self.device)
         with self.embedder.run_eagerly():  # most of these shapes are never run again
-            ChunkStep(self.config, self.embedder, self._allocate_buffers(classes))(classes, True)
+            ChunkStep(self.config, self.embedder, buffers)(classes, True)
         return torch.cuda.max_memory_allocated(self.device) - before
 
     def state(self) -> dict[str, Tensor]:

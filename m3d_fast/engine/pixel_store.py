@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..common.pinned import empty_pinned
+
 
 class PixelState(NamedTuple):
     """Synthetic images of some classes and the momentum of their SGD.
@@ -33,6 +35,13 @@ class PixelState(NamedTuple):
         shape = (classes, *self.pixels.shape[1:])
         return PixelState(*(torch.empty(shape, device=device) for _ in self))
 
+    @classmethod
+    def start(cls, pixels: Tensor) -> "PixelState":
+        """Momentum zero, in memory of the same kind as the pixels, pinned if they are."""
+        if pixels.is_pinned():
+            return cls(pixels, empty_pinned(pixels.shape).zero_())
+        return cls(pixels, torch.zeros_like(pixels))
+
     @torch.no_grad()
     def step_(self, gradient: Tensor, lr: float, momentum: float) -> None:
         """One step of SGD, bit for bit that of ``torch.optim.SGD``, then clamp to [0, 1]."""
@@ -54,12 +63,12 @@ class DevicePixels:
     """All classes live on the device; a chunk is copied in and out.
 
     Args:
-        pixels: of all classes, on the device.
+        state: of all classes, on the device.
         chunks: rows of each chunk.
     """
 
-    def __init__(self, pixels: Tensor, chunks: Sequence[slice]) -> None:
-        self.all, self._chunks = PixelState(pixels, torch.zeros_like(pixels)), chunks
+    def __init__(self, state: PixelState, chunks: Sequence[slice]) -> None:
+        self.all, self._chunks = state, chunks
 
     def load(self, chunk: int, target: PixelState) -> None:
         """Copy the chunk of this number to ``target``."""
@@ -81,18 +90,19 @@ class HostPixels:
     device. On a CPU they are the same copies, made at once.
 
     Args:
-        pixels: of all classes, on the host.
+        state: of all classes, on the host.
         chunks: rows of each chunk.
         device: where chunks are stepped.
     """
 
-    def __init__(self, pixels: Tensor, chunks: Sequence[slice], device: torch.device) -> None:
-        cuda = device.type == "cuda"
-        self.all = PixelState(pixels, torch.zeros(pixels.shape, pin_memory=cuda))
-        self._chunks = chunks
+    STAGING_AREAS = 2  # on the device, of one chunk each
+
+    def __init__(self, state: PixelState, chunks: Sequence[slice], device: torch.device) -> None:
+        self.all, self._chunks = state, chunks
         most = max(rows.stop - rows.start for rows in chunks)
-        self._incoming, self._outgoing = (self.all.empty_like(most, device) for _ in range(2))
-        self._stream = torch.cuda.Stream(device) if cuda else None
+        areas = [state.empty_like(most, device) for _ in range(self.STAGING_AREAS)]
+        self._incoming, self._outgoing = areas
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._staged: int | None = None  # the chunk in _incoming
         self._fetched: torch.cuda.Event | None = None
         self._saved: torch.cuda.Event | None = None

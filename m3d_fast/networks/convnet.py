@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from .instance_norm import InstanceNorm
+from .layers import AveragePool, InstanceNorm
 
 WIDTH = 128
 
@@ -34,7 +34,7 @@ class ConvNet(nn.Module):
                 nn.Conv2d(channels if block == 0 else WIDTH, WIDTH, 3, padding=padding),
                 InstanceNorm(WIDTH),
                 nn.ReLU(),
-                nn.AvgPool2d(2),
+                AveragePool(2),
             ]
         self.blocks = nn.Sequential(*blocks)
         self.head = nn.Linear(WIDTH * (padded // 2**depth) ** 2, num_classes)

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .instance_norm import InstanceNorm
+from .layers import AveragePool, InstanceNorm
 
 STAGES = (64, 128, 256, 512)
 
@@ -15,7 +15,7 @@ class Block(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, pool: int) -> None:
         super().__init__()
-        shrink: list[nn.Module] = [nn.AvgPool2d(pool)] if pool > 1 else []
+        shrink: list[nn.Module] = [AveragePool(pool)] if pool > 1 else []
         self.body = nn.Sequential(
             nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
             InstanceNorm(outputs),
@@ -42,7 +42,7 @@ def _stem(channels: int, size: int) -> nn.Sequential:
         nn.ReLU(),
     ]
     if pool > 1:
-        layers.append(nn.AvgPool2d(pool))
+        layers.append(AveragePool(pool))
     return nn.Sequential(*layers)
 
 

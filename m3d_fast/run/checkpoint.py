@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..common.errors import UserError
 from ..common.hardware import free_bytes
+from ..common.pinned import empty_pinned
 from ..common.tensors import read_metadata, read_tensors, write_tensors
 
 log = logging.getLogger("m3d_fast")
@@ -232,7 +233,9 @@ class CheckpointWriter:
             return {}
         pinned = any(tensor.is_cuda for tensor in state.values())
         return {
-            name: torch.empty_like(tensor, device="cpu", pin_memory=pinned)
+            name: empty_pinned(tensor.shape, dtype=tensor.dtype)
+            if pinned
+            else torch.empty_like(tensor, device="cpu")
             for name, tensor in state.items()
         }
 

@@ -7,7 +7,12 @@ import pytest
 import torch
 
 from m3d_fast.common.errors import UserError
-from m3d_fast.engine.chunking import find_largest_chunk, split_evenly
+from m3d_fast.engine.chunking import (
+    count_saturating_classes,
+    find_largest_chunk,
+    split_evenly,
+)
+from m3d_fast.networks import build_network
 from tests.helpers.commands import ROOT, environment
 from tests.helpers.condensers import digits_settings, run_steps
 
@@ -38,6 +43,20 @@ def test_the_largest_chunk_is_measured_and_verified(per_class, fixed, expected) 
     assert chunk <= expected
     assert peak(chunk) <= 1000
     assert chunk >= 0.5 * min(expected, 850 // per_class or 1)
+
+
+@pytest.mark.parametrize(
+    ("network", "shape", "images", "classes"),
+    [
+        ("resnetap10", (3, 224, 224), 90, 7),
+        ("resnetap10", (3, 224, 224), 700, 1),
+        ("convnet3", (3, 32, 32), 128, 128),
+    ],
+)
+def test_a_gpu_steps_no_more_classes_than_saturate_it(network, shape, images, classes) -> None:
+    with torch.device("meta"):
+        built = build_network(network, shape[0], shape[1], 10)
+    assert count_saturating_classes(built, shape, images) == classes
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 4])

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import dataclasses
 import itertools
 
 import pytest
@@ -14,6 +15,7 @@ from m3d_fast.augment import UNIFORMS, augment, draw, parse_strategy
 from m3d_fast.common.errors import UserError
 from m3d_fast.common.seeds import generator
 from m3d_fast.config import CondenseConfig, ResolvedConfig
+from m3d_fast.engine import condenser as condenser_module
 from m3d_fast.engine.condenser import Condenser
 from m3d_fast.loaders import RealImages
 from m3d_fast.methods.protocol import Views
@@ -231,6 +233,39 @@ def test_what_a_cpu_cannot_do_is_refused() -> None:
         digits_settings(cuda_graphs=True)
     with pytest.raises(UserError, match="class_chunk: expected a number above 0"):
         digits_settings(class_chunk=0)
+
+
+class Replayed:
+    """A stand-in for the CUDA graph: it is called, and there is one."""
+
+    built = 0
+
+    def __init__(self, function, updated, device) -> None:
+        Replayed.built += 1
+        self.function = function
+
+    def __call__(self) -> None:
+        self.function()
+
+
+@pytest.mark.parametrize("host", [False, True])
+def test_one_graph_serves_chunks_of_all_sizes_with_and_without_the_value(
+    monkeypatch: pytest.MonkeyPatch, host: bool
+) -> None:
+    monkeypatch.setattr(condenser_module, "CudaGraphRunner", Replayed)
+    config = digits_settings(class_chunk=4, real_batch=4)  # chunks of 3, 3 and 4 classes
+    graphed = digits_condenser(dataclasses.replace(config, cuda_graphs=True), host_pixels=host)
+    plain = digits_condenser(config)
+    built = Replayed.built
+    for iteration, value in enumerate((True, False, True)):
+        ours = graphed.step(iteration, value=value)
+        expected = plain.step(iteration, value=value)
+        assert (ours.losses is None) == (not value)
+        if value:
+            torch.testing.assert_close(ours.losses, expected.losses, atol=2e-5, rtol=1e-4)
+        assert ours.finite.all()
+    torch.testing.assert_close(graphed.pixels, plain.pixels, atol=2e-4, rtol=0)
+    assert Replayed.built == built
 
 
 def gpu_settings(**given) -> ResolvedConfig:

