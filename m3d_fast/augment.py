@@ -25,16 +25,22 @@ FLIP_PROBABILITY = 0.5
 # uniform numbers of one draw: flip, brightness, saturation, contrast, choice of the geometric
 # operation, two each for crop and scale, rotation, two for cutout
 UNIFORMS = 12
+ONE_OF = "one:"  # before a strategy of which each draw applies a single operation
 
 
 def parse_strategy(strategy: str) -> tuple[str, ...]:
     """Split a strategy such as ``color_crop_cutout`` into its operations; "none" has none.
+
+    After ``one:``, as in ``one:color_crop``, each draw applies one of them (DSA, arXiv 2102.08259,
+    and DM, arXiv 2110.04181); the result begins with "one:".
 
     Raises:
         UserError: for an unknown operation.
     """
     if strategy == "none":
         return ()
+    if strategy.startswith(ONE_OF):
+        return (ONE_OF, *parse_strategy(strategy.removeprefix(ONE_OF)))
     names = tuple(strategy.split("_"))
     unknown = [name for name in names if name not in OPERATIONS]
     if unknown:
@@ -66,6 +72,8 @@ def augment(images: Tensor, draws: Tensor, operations: tuple[str, ...]) -> Tenso
     Returns:
         ``(G, n, C, H, W)``.
     """
+    if operations[:1] == (ONE_OF,):
+        return _apply_one(images, draws, operations[1:])
     if "flip" in operations:
         flipped = (draws[:, 0] < FLIP_PROBABILITY).view(-1, 1, 1, 1, 1)
         images = torch.where(flipped, images.flip(-1), images)
@@ -77,6 +85,26 @@ def augment(images: Tensor, draws: Tensor, operations: tuple[str, ...]) -> Tenso
     if "cutout" in operations:
         images = images * _cutout_mask(draws[:, 10:12], images.shape[-2:])
     return images
+
+
+def _apply_one(images: Tensor, draws: Tensor, operations: tuple[str, ...]) -> Tensor:
+    """Apply one of the operations per group, chosen by the first number of the draw."""
+    position = draws[:, 0] * len(operations)
+    choice = position.long()
+    geometric = tuple(name for name in GEOMETRIC if name in operations)
+    chosen = {name: choice == number for number, name in enumerate(operations)}
+    numbers = draws.clone()
+    numbers[:, 0] = position - choice  # uniform, whatever the choice: a chosen flip flips half
+    for number, name in enumerate(geometric):
+        middle = (number + 0.5) / len(geometric)
+        numbers[:, 4] = torch.where(chosen[name], middle, numbers[:, 4])
+    result = images
+    for names in (("flip",), ("color",), geometric, ("cutout",)):
+        known = [chosen[name] for name in names if name in chosen]
+        if known:
+            mask = torch.stack(known).any(0).view(-1, 1, 1, 1, 1)
+            result = torch.where(mask, augment(images, numbers, names), result)
+    return result
 
 
 def _jitter_color(images: Tensor, u: Tensor) -> Tensor:

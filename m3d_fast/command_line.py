@@ -41,4 +41,21 @@ def add_settings(parser: argparse.ArgumentParser, config: type) -> None:
         else:
             parse = setting.metadata["parse"] or kind
             flag |= {"type": parse, "metavar": setting.metadata["metavar"]}
-        groups[group].add_argument(f"--{setting.name.replace('_', '-')}", **flag)
+        if setting.metadata["flag"] is not None:
+            flag["action"] = _AddPair
+        name = setting.metadata["flag"] or f"--{setting.name.replace('_', '-')}"
+        groups[group].add_argument(name, **flag)
+
+
+class _AddPair(argparse.Action):
+    """Adds a pair to the dictionary of a flag that may be repeated."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        name, value = values
+        setattr(namespace, self.dest, getattr(namespace, self.dest, {}) | {name: value})

@@ -1,9 +1,8 @@
-"""Settings of a condensation: declared, completed and checked before any work starts."""
-# ruff: noqa: RUF009  # a setting is a dataclass field
+"""Settings of a condensation: completed and checked before any work starts."""
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any, Generic, Never, Self, TypeVar
+from typing import Any, Never, Self
 
 import torch
 
@@ -16,143 +15,29 @@ from .common.hardware import (
     default_precision,
     resolve_device,
 )
-from .loaders import CACHES, DATASETS, LOADERS, dataset_info, file_name, image_side
-from .methods import METHODS
+from .condense_settings import SOURCES, CondenseSettings
+from .loaders import CACHES, LOADERS, dataset_info, file_name, image_side
+from .methods import Method, build_method
 from .networks import CONDENSING, build_network, check_network
-from .presets import network_for, preset_for
-from .settings import defaults_of, number_or_auto, setting
+from .presets import Preset, Setting, fit_preset, network_for, shared_preset
+from .settings import defaults_of
 from .synthetic import check_factor
 
 INITS = ("mix", "real", "noise")
+PRESETS = ("default", "paper", "m3d")
 # settings that depend on the machine: they change only the rounding of a result
 MACHINE = ("device", "precision", "compile", "cuda_graphs", "class_chunk", "profile")
 
 MAX_DECODED = 200  # synthetic images of a class per step; of more, a random choice
 
-# type of a setting that is not given: None in CondenseConfig, Never in ResolvedConfig
-Absent = TypeVar("Absent")
+
+def _choose_precision(method: Method, device: str) -> str:
+    if method.exact:
+        return "tf32" if device.startswith("cuda") else "fp32"
+    return default_precision(device)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Settings(Generic[Absent]):
-    dataset: str | Absent = setting(
-        group="data", metavar="NAME", help=f"data set: {', '.join(DATASETS)}, custom:FILE"
-    )
-    data_root: str | None = setting(
-        group="data", metavar="DIR", help="folder that holds the data set"
-    )
-    size: int | Absent = setting(
-        group="data",
-        metavar="PIXELS",
-        help="side of the images (the data set's own; folder has none)",
-    )
-    loader: str | Absent = setting(
-        group="data",
-        metavar="NAME",
-        help="image files through ffcv (packed once), folder (worker processes) or auto",
-        default="auto",
-    )
-    cache: str | Absent = setting(
-        group="data",
-        metavar="NAME",
-        help="where decoded images are kept: auto, device, host or none",
-        default="auto",
-    )
-    workers: int | None = setting(
-        group="data", metavar="N", help="threads or processes that decode images [one per core]"
-    )
-    ipc: int | Absent = setting(
-        group="method", metavar="N", help="synthetic images per class", default=1
-    )
-    method: str | Absent = setting(
-        group="method", metavar="NAME", help=f"objective: {', '.join(METHODS)}", default="m3d"
-    )
-    iterations: int | Absent = setting(
-        group="method",
-        metavar="N",
-        help="steps of the images [10000; from 65 px on 1000; digits 200]",
-    )
-    factor: int | Absent = setting(
-        group="method",
-        metavar="N",
-        help="tiles per side of an image, each used as an image [2; from 65 px on 3]",
-    )
-    init: str | Absent = setting(
-        group="method",
-        metavar="NAME",
-        help="start from mix (real images as tiles), real (one each) or noise",
-        default="mix",
-    )
-    lr_img: float | Absent = setting(
-        group="method",
-        metavar="F",
-        help="learning rate of the images, pixels in [0, 1] [ipc; from 65 px on ipc/10]",
-    )
-    momentum: float | Absent = setting(
-        group="method", metavar="F", help="momentum of the images' SGD", default=0.5
-    )
-    real_batch: int | Absent = setting(
-        group="method",
-        metavar="N",
-        help="real images per class and step [128; from 65 px on, and digits, 64]",
-    )
-    ipm: int | Absent = setting(
-        group="method",
-        metavar="N",
-        help="iterations per model, then a new random network",
-        default=5,
-    )
-    network: str | Absent = setting(
-        group="method", metavar="NAME", help=f"embeds the images: {', '.join(CONDENSING)} [by size]"
-    )
-    augment: str | Absent = setting(
-        group="method", metavar="OPS", help="DSA operations, or none [color_crop_cutout]"
-    )
-    seed: int | Absent = setting(
-        group="run", metavar="N", help="one seed gives one result on one machine", default=0
-    )
-    out: str | Absent = setting(
-        group="run", metavar="DIR", help="run folder [runs/DATASET-ipcN-METHOD-seedN]"
-    )
-    device: str | Absent = setting(
-        group="run", metavar="NAME", help="cuda, cuda:N or cpu [cuda if there is one]"
-    )
-    precision: str | Absent = setting(
-        group="run",
-        metavar="NAME",
-        help="network arithmetic: bf16, tf32 (CUDA) or fp32 [bf16 where in hardware]",
-    )
-    compile: bool | Absent = setting(
-        group="run", help="torch.compile augmentation and network [if the run is long enough]"
-    )
-    cuda_graphs: bool | Absent = setting(
-        group="run", help="launch a chunk's step as one CUDA graph [on CUDA, but for --profile]"
-    )
-    class_chunk: int | None = setting(
-        group="run",
-        metavar="N|auto",
-        help="classes stepped together [auto: what caches hold, or GPU memory as measured]",
-        parse=number_or_auto,
-    )
-    checkpoint_every: int | None = setting(
-        group="run",
-        metavar="N",
-        help="iterations between checkpoints "
-        "[every 30 s, or as rarely as they cost 1 % of the time]",
-    )
-    log_every: int | Absent = setting(
-        group="run", metavar="N", help="iterations between lines of metrics.jsonl", default=10
-    )
-    profile: bool | Absent = setting(
-        group="run", help="write trace.json and profile.txt of three warm iterations", default=False
-    )
-
-    def as_dict(self) -> dict[str, Any]:
-        """Every setting by name, for ``config.json``."""
-        return asdict(self)
-
-
-class CondenseConfig(_Settings[None]):
+class CondenseConfig(CondenseSettings[None]):
     """Settings of one condensation; ``None`` means not given.
 
     A setting that is not given takes the paper's value for the data set; when a run is resumed,
@@ -168,30 +53,52 @@ class CondenseConfig(_Settings[None]):
         given = {name: value for name, value in self.as_dict().items() if value is not None}
         known = defaults_of(CondenseConfig) | given
         dataset, method, ipc = known["dataset"] or "", known["method"], known["ipc"]
-        check_name("method", method, METHODS)
-        check_name("init", known["init"], INITS)
         check_positive("ipc", ipc)
         check_name("loader", known["loader"], LOADERS)
         check_name("cache", known["cache"], CACHES)
         size = image_side(dataset, self.size)
         device = resolve_device(self.device)
-        derived = asdict(preset_for(dataset, size, ipc)) | {
+        objective = build_method(method, self._collect_options())
+        run = f"{file_name(dataset)}-ipc{ipc}-{method.replace(':', '-')}-seed{known['seed']}"
+        derived = asdict(self._choose_preset(objective, Setting(dataset, size, ipc))) | {
             "size": size,
+            "options": asdict(objective),
+            "kernel": getattr(objective, "kernel", None),
+            "networks_from": objective.networks_from,
             "network": network_for(dataset, size),
-            "out": f"runs/{file_name(dataset)}-ipc{ipc}-{method}-seed{known['seed']}",
+            "out": f"runs/{run}",
             "device": device,
-            "precision": default_precision(device),
+            "precision": _choose_precision(objective, device),
             "compile": False,
             "cuda_graphs": device.startswith("cuda") and not self.profile,
         }
-        config = ResolvedConfig(**(known | derived | given))
+        config = ResolvedConfig(**(known | derived | given | {"options": derived["options"]}))
         config.check()
         if self.compile is None:
             config = replace(config, compile=compile_pays(config.images_through_network, size))
         return config
 
+    def _collect_options(self) -> dict[str, Any]:
+        """The options given, ``kernel`` among them."""
+        options = dict(self.options or {})
+        if self.kernel is not None and options.setdefault("kernel", self.kernel) != self.kernel:
+            raise UserError(
+                f"kernel: {self.kernel} and option kernel={options['kernel']} were given; expected "
+                f"one of them"
+            )
+        return options
 
-class ResolvedConfig(_Settings[Never]):
+    def _choose_preset(self, method: Method, setting: Setting) -> Preset:
+        name = self.preset or "default"
+        check_name("preset", name, PRESETS)
+        if name == "m3d":
+            preset = shared_preset(setting)
+        else:
+            preset = method.paper_preset(setting) if name == "paper" else method.preset(setting)
+        return fit_preset(preset, setting)
+
+
+class ResolvedConfig(CondenseSettings[Never]):
     """Complete, checked settings, made by :meth:`CondenseConfig.resolve`.
 
     None remains where the run decides: ``data_root``, ``workers``, ``class_chunk``,
@@ -211,7 +118,11 @@ class ResolvedConfig(_Settings[Never]):
             raise UserError(
                 f"{path}: expected the settings of a condensation; unknown or missing: {different}"
             )
-        return cls(**settings)
+        options = {
+            name: tuple(value) if isinstance(value, list) else value  # JSON has no tuples
+            for name, value in settings["options"].items()
+        }
+        return cls(**(settings | {"options": options}))
 
     def check(self) -> None:
         """Check every setting that has not been checked while it was completed.
@@ -219,6 +130,8 @@ class ResolvedConfig(_Settings[Never]):
         Raises:
             UserError: for an invalid setting.
         """
+        check_name("init", self.init, INITS)
+        check_name("networks_from", self.networks_from, SOURCES)
         for name in ("iterations", "real_batch", "ipm", "log_every", "lr_img"):
             check_positive(name, getattr(self, name))
         for name in ("class_chunk", "checkpoint_every", "workers"):
@@ -230,6 +143,11 @@ class ResolvedConfig(_Settings[Never]):
             raise UserError(f"seed: expected a whole number >= 0, got {self.seed}")
         check_factor(self.factor, self.size)
         check_precision(self.precision, self.device)
+        if self.precision == "bf16" and self.build_method().exact:
+            raise UserError(
+                f"precision: {self.method} matches gradients, which bf16 is too coarse for; "
+                f"expected fp32 or tf32"
+            )
         if self.cuda_graphs and not self.device.startswith("cuda"):
             raise UserError(f"cuda_graphs: expected a CUDA device, got {self.device}")
         if self.profile and self.cuda_graphs:
@@ -238,6 +156,10 @@ class ResolvedConfig(_Settings[Never]):
         parse_strategy(self.augment)
         with torch.device("meta"):  # raises UserError for a size the network cannot take
             build_network(self.network, dataset_info(self.dataset).channels, self.size, 2)
+
+    def build_method(self) -> Method:
+        """The objective, with its options."""
+        return build_method(self.method, self.options)
 
     @property
     def decoded_per_class(self) -> int:

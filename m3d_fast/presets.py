@@ -1,18 +1,38 @@
-"""The paper's hyper-parameters per (data set, ipc) and the evaluation protocol, as data.
+"""Published hyper-parameters and the evaluation protocol, as data.
 
-Source: M3D (arXiv 2312.15927), implementation details: 10,000 iterations on low-resolution sets and
-1,000 on ImageNet subsets, 5 iterations per model, image learning rate 1 and 0.1, factor 2 and 3.
-Real batch and augmentation, which the paper does not state, are those of its code.
+Presets belong to (method, data set, images per class): a method's ``preset`` returns one of these.
 """
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from .loaders import dataset_info
+
+HIGH_RESOLUTION_SIDE = 65  # pixels; the low-resolution sets of the literature have up to 64
+
+
+class Setting(NamedTuple):
+    """What a preset depends on, besides the method.
+
+    Attributes:
+        dataset: name of the data set.
+        size: image side in pixels.
+        ipc: synthetic images per class.
+    """
+
+    dataset: str
+    size: int
+    ipc: int
+
+    @property
+    def high_resolution(self) -> bool:
+        """Whether the literature counts the images as high-resolution (ImageNet subsets)."""
+        return self.size >= HIGH_RESOLUTION_SIDE
 
 
 @dataclass(frozen=True)
 class Preset:
-    """Condensation settings that depend on the data set.
+    """Condensation settings of a method, unless set.
 
     Attributes:
         iterations: steps of the synthetic images.
@@ -20,6 +40,9 @@ class Preset:
         factor: tiles per side of a synthetic image.
         real_batch: real images per class and step.
         augment: DSA strategy, shared by real and synthetic images.
+        init: initial images: mix, real or noise.
+        momentum: of the images' SGD.
+        ipm: iterations per model, then another network.
     """
 
     iterations: int = 10_000
@@ -27,28 +50,54 @@ class Preset:
     factor: int = 2
     real_batch: int = 128
     augment: str = "color_crop_cutout"
+    init: str = "mix"
+    momentum: float = 0.5
+    ipm: int = 5
 
 
+# M3D (arXiv 2312.15927), implementation details: 10,000 iterations on low-resolution sets and 1,000
+# on ImageNet subsets, 5 iterations per model, learning rate 1 and 0.1, factor 2 and 3. Real batch
+# and augmentation, which the paper does not state, are those of its code
 LOW_RESOLUTION = Preset()
 HIGH_RESOLUTION = Preset(iterations=1_000, lr_img=0.1, factor=3, real_batch=64)
-# 1,797 images of 16 px: a first try takes seconds
-DIGITS = Preset(iterations=200, real_batch=64)
+# scikit-learn's digits, 1,797 images of 16 px: a first try takes seconds, whatever the method
+DIGITS_ITERATIONS, DIGITS_BATCH = 200, 64
 
-HIGH_RESOLUTION_SIDE = 65  # pixels; the low-resolution sets of the literature have up to 64
+# DM (arXiv 2110.04181): real images, a new network every iteration, one operation of DSA per draw
+DM = Preset(iterations=20_000, factor=1, real_batch=256, init="real", ipm=1)
 
 
-def preset_for(dataset: str, size: int, ipc: int) -> Preset:
-    """Settings for ``dataset`` at ``size`` pixels and ``ipc`` images per class.
+def fit_preset(preset: Preset, setting: Setting) -> Preset:
+    """``preset``, shortened for the digits."""
+    if setting.dataset != "digits":
+        return preset
+    return replace(
+        preset,
+        iterations=min(preset.iterations, DIGITS_ITERATIONS),
+        real_batch=min(preset.real_batch, DIGITS_BATCH),
+    )
+
+
+def dm_preset(setting: Setting) -> Preset:
+    """The preset of DM and of the methods that take its settings over."""
+    return replace(DM, augment=f"one:{dsa_strategy(setting.dataset)}")
+
+
+def dsa_strategy(dataset: str) -> str:
+    """All operations of DSA; digits are not flipped (arXiv 2102.08259)."""
+    flip = "flip_" if dataset_info(dataset).flips else ""
+    return f"color_crop_cutout_{flip}scale_rotate"
+
+
+def shared_preset(setting: Setting) -> Preset:
+    """The preset of M3D (``--preset m3d``), which compares methods under the same settings.
 
     The loss averages over a class's images, so its gradient in a pixel shrinks as 1/ipc. The
     learning rate grows with ipc to compensate, as in the configurations derived from the paper's
-    code.
+    code; the paper's own is the same for every ipc (``--preset paper``).
     """
-    if dataset == "digits":
-        preset = DIGITS
-    else:
-        preset = HIGH_RESOLUTION if size >= HIGH_RESOLUTION_SIDE else LOW_RESOLUTION
-    return replace(preset, lr_img=preset.lr_img * ipc)
+    preset = HIGH_RESOLUTION if setting.high_resolution else LOW_RESOLUTION
+    return replace(preset, lr_img=preset.lr_img * setting.ipc)
 
 
 def network_for(dataset: str, size: int) -> str:

@@ -12,6 +12,7 @@ def setting(
     metavar: str | None = None,
     default: Any = None,
     parse: Callable[[str], Any] | None = None,
+    flag: str | None = None,
 ) -> Any:
     """A dataclass field, None until it is given.
 
@@ -22,14 +23,24 @@ def setting(
         metavar: the flag's value in ``--help``; switches have none.
         default: what None stands for, where that is one value; ``--help`` shows it in brackets.
         parse: reads the flag's text, where the field's type does not.
+        flag: its name, unless that of the field; such a flag may be repeated, and the pairs that
+            ``parse`` makes of its texts become a dictionary.
     """
     metadata = {"group": group, "help": help, "metavar": metavar, "default": default}
-    return field(default=None, metadata=metadata | {"parse": parse})
+    return field(default=None, metadata=metadata | {"parse": parse, "flag": flag})
 
 
 def defaults_of(config: type) -> dict[str, Any]:
     """The ``default`` of every setting of the dataclass ``config``, by name."""
     return {field.name: field.metadata["default"] for field in fields(config)}
+
+
+def option(text: str) -> tuple[str, str]:
+    """Name and value of ``NAME=VALUE``."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise ValueError(text)
+    return name.strip().replace("-", "_"), value.strip()
 
 
 def number_or_auto(text: str) -> int | None:

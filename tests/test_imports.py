@@ -13,8 +13,10 @@ FLOORS = (
     ("run",),
     ("coreset",),
     ("config",),
-    ("command_line", "settings", "presets", "synthetic", "distributed", "augment"),
+    ("condense_settings",),
+    ("command_line", "settings", "synthetic", "distributed", "augment"),
     ("methods", "networks"),
+    ("presets",),
     ("kernels", "loaders"),
     ("common",),
 )

@@ -9,8 +9,7 @@ from torch.profiler import record_function
 
 from ..augment import UNIFORMS
 from ..config import MAX_DECODED, ResolvedConfig
-from ..methods import METHODS
-from ..methods.protocol import Views
+from ..methods import Method, Views
 from ..networks.arithmetic import convolutions
 from ..synthetic import decode
 from .embedding import Embedder
@@ -25,23 +24,30 @@ class Buffers:
         state: pixels and momentum, updated in place.
         real: uint8 ``(k, n, channels, H, W)``.
         draws: augmentation, ``(k, UNIFORMS)``.
+        labels: numbers of the classes, int64 ``(k,)``.
         selected: indices of the decoded images in use, int64 ``(k, MAX_DECODED)``; None for all.
-        losses: ``(k,)``, written if the value is requested.
+        losses: ``(k, terms)``, written if the value is requested.
         finite: bool ``(k,)``, whether the gradient of each class is finite; written.
     """
 
     state: PixelState
     real: Tensor
     draws: Tensor
+    labels: Tensor
     selected: Tensor | None
     losses: Tensor
     finite: Tensor
 
     @classmethod
     def allocate(
-        cls, config: ResolvedConfig, classes: int, image_shape: Sequence[int], device: torch.device
+        cls,
+        config: ResolvedConfig,
+        classes: int,
+        image_shape: Sequence[int],
+        terms: int,
+        device: torch.device,
     ) -> "Buffers":
-        """Buffers for this many classes, filled with black images."""
+        """Buffers for this many classes and terms of the loss, filled with black images."""
         images = (classes, config.ipc, *image_shape)
         real = (classes, config.real_batch, *image_shape)
         some = config.decoded_per_class > MAX_DECODED
@@ -49,8 +55,9 @@ class Buffers:
             PixelState(torch.zeros(images, device=device), torch.zeros(images, device=device)),
             torch.zeros(real, dtype=torch.uint8, device=device),
             torch.zeros(classes, UNIFORMS, device=device),
+            torch.arange(classes, device=device),
             torch.arange(MAX_DECODED, device=device).repeat(classes, 1) if some else None,
-            torch.zeros(classes, device=device),
+            torch.zeros(classes, terms, device=device),
             torch.zeros(classes, dtype=torch.bool, device=device),
         )
 
@@ -60,24 +67,27 @@ class ChunkStep:
 
     Args:
         config: resolved settings.
+        method: the objective.
         embedder: holds the network of the iteration.
         buffers: inputs and outputs.
     """
 
-    def __init__(self, config: ResolvedConfig, embedder: Embedder, buffers: Buffers) -> None:
-        self._config, self._embedder, self._buffers = config, embedder, buffers
-        self._method = METHODS[config.method]
+    def __init__(
+        self, config: ResolvedConfig, method: Method, embedder: Embedder, buffers: Buffers
+    ) -> None:
+        self._config, self._method = config, method
+        self._embedder, self._buffers = embedder, buffers
 
     def __call__(self, count: int, value: bool) -> None:
         """Update pixels and momentum; write ``finite``, and ``losses`` if ``value``."""
         config, buffers, rows = self._config, self._buffers, slice(count)
-        state, draws = buffers.state.rows(rows), buffers.draws[rows]
+        state, draws, labels = buffers.state.rows(rows), buffers.draws[rows], buffers.labels[rows]
         leaf = state.pixels.detach().requires_grad_()
         with convolutions(self._embedder.device, config.precision):
-            synthetic = self._select(decode(leaf, config.factor), rows)
-            losses, objective = self._method(
-                self._embedder, Views(buffers.real[rows], draws), Views(synthetic, draws), value
-            )
+            images = self._select(decode(leaf, config.factor), rows)
+            real = self._embedder.real(Views(buffers.real[rows], draws, labels))
+            synthetic = self._embedder.synthetic(Views(images, draws, labels))
+            losses, objective = self._method.losses(real, synthetic, value)
             with record_function("backward"):
                 (gradient,) = torch.autograd.grad(objective, leaf)
         with record_function("update"):

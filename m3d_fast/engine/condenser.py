@@ -28,6 +28,7 @@ from .chunking import (
 )
 from .cuda_graph import CudaGraphRunner
 from .embedding import Embedder
+from .network_sources import RandomNetworks
 from .pixel_store import DevicePixels, HostPixels, PixelState, fits_on_device, state_bytes
 
 log = logging.getLogger("m3d_fast")
@@ -40,7 +41,7 @@ class IterationResult(NamedTuple):
     """Losses and checks of an iteration, on the device.
 
     Attributes:
-        losses: ``(C,)``; None if the value was not requested.
+        losses: ``(C, terms)``; None if the value was not requested.
         finite: bool ``(C,)``, whether the gradient of each class is finite.
         loader_seconds: time that the host waited for real images.
     """
@@ -73,9 +74,11 @@ class Condenser:
         host_pixels: bool | None = None,
     ) -> None:
         self.config, self.real, self.device = config, real, real.device
+        self.method = config.build_method()
         self.classes = range(real.num_classes) if classes is None else classes
         self.embedder = Embedder(
             build_network(config.network, real.image_shape[0], config.size, real.num_classes),
+            self.method.probe,
             self.device,
             config.precision,
             config.compile,
@@ -83,7 +86,7 @@ class Condenser:
             std=real.std,
             operations=parse_strategy(config.augment),
         )
-        self._model: int | None = None  # number of the network now drawn
+        self._source = RandomNetworks(self.embedder, config)
         if host_pixels is None:
             host_pixels = not self._pixels_fit_on_device()
         home = torch.device("cpu") if host_pixels else self.device
@@ -119,13 +122,14 @@ class Condenser:
             iteration: counts from 0; with the seed it determines network, draws and augmentation.
             value: whether to compute the losses; gradients do not need them.
         """
-        self._redraw_network(iteration)
+        self._source.load(iteration)
         seed, count = self.config.seed, len(self.classes)
         first, last = self.classes.start, self.classes.stop
         stream = generator(seed, "augment", iteration, device=self.device)
         draws = draw(self.real.num_classes, stream)[first:last]
         selected = self._select_decoded(iteration)
-        losses = torch.empty(count, device=self.device) if value else None
+        shape = (count, len(self.method.terms))
+        losses = torch.empty(shape, device=self.device) if value else None
         finite = torch.empty(count, dtype=torch.bool, device=self.device)
         loader_seconds = 0.0
         for number, rows in enumerate(self._rows):
@@ -142,7 +146,7 @@ class Condenser:
 
     def seconds_per_iteration(self) -> float:
         """Seconds of the steps of all chunks, measured on one; the state does not change."""
-        self._redraw_network(0)
+        self._source.load(0)
         size = self._largest
         start = 0.0
         for step in range(1 + MEASURED_STEPS):
@@ -178,16 +182,11 @@ class Condenser:
             self._store.load(number, buffers.state.rows(rows))
             buffers.real[rows].copy_(batch, non_blocking=True)
             buffers.draws[rows] = draws
+            first = self.chunks[number].start
+            torch.arange(first, first + len(draws), out=buffers.labels[rows])
             if buffers.selected is not None and selected is not None:
                 buffers.selected[rows] = selected
         return waited
-
-    def _redraw_network(self, iteration: int) -> None:
-        model = iteration // self.config.ipm
-        if model != self._model:
-            stream = generator(self.config.seed, "network", model, device=self.device)
-            self.embedder.redraw(stream)
-            self._model = model
 
     def _select_decoded(self, iteration: int) -> Tensor | None:
         """Indices ``(C, MAX_DECODED)`` of the decoded images of this step; None for all."""
@@ -199,7 +198,8 @@ class Condenser:
         return numbers.argsort(1)[self.classes.start : self.classes.stop, :MAX_DECODED]
 
     def _allocate_buffers(self, classes: int) -> Buffers:
-        return Buffers.allocate(self.config, classes, self.real.image_shape, self.device)
+        shape, terms = self.real.image_shape, len(self.method.terms)
+        return Buffers.allocate(self.config, classes, shape, terms, self.device)
 
     def _pixels_fit_on_device(self) -> bool:
         """Whether pixels and momentum leave a GPU enough memory for the chunks."""
@@ -211,7 +211,8 @@ class Condenser:
 
     def _build_step(self) -> Callable[[int, bool], None]:
         """A function that steps the first classes of the buffers, and may compute the value."""
-        step, largest = ChunkStep(self.config, self.embedder, self._buffers), self._largest
+        step = ChunkStep(self.config, self.method, self.embedder, self._buffers)
+        largest = self._largest
         if not self.config.cuda_graphs:
             return step
         # one graph for all: rows beyond the chunk are stepped for nothing (chunks differ by one
@@ -229,7 +230,7 @@ class Condenser:
         most = count_saturating_classes(
             self.embedder.network, self.real.image_shape, max(self.config.real_batch, synthetic)
         )
-        self._redraw_network(0)
+        self._source.load(0)
         return find_largest_chunk(
             lambda classes: self._measure_peak(classes, host_pixels),
             min(most, len(self.classes)),
@@ -248,7 +249,7 @@ class Condenser:
             for _ in range(HostPixels.STAGING_AREAS):
                 beside += buffers.state.empty_like(classes, self.device)
         with self.embedder.run_eagerly():  # most of these shapes are never run again
-            ChunkStep(self.config, self.embedder, buffers)(classes, True)
+            ChunkStep(self.config, self.method, self.embedder, buffers)(classes, True)
         return torch.cuda.max_memory_allocated(self.device) - before
 
     def state(self) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Features of real and synthetic images under a frozen network that is redrawn in place."""
+"""What a frozen network says of real and synthetic images; its weights change in place."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -6,13 +6,15 @@ from contextlib import contextmanager
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.profiler import record_function
 
 from ..augment import augment
-from ..methods.protocol import Views
-from ..networks import initialise
+from ..methods.protocol import At, Network, Reading, Views
 from ..networks.arithmetic import CPU_PIECE, compile_per_shape
+
+Probe = Callable[[Network, Tensor, Tensor], Reading]
 
 
 def choose_piece_size(count: int, limit: int) -> int:
@@ -27,14 +29,62 @@ def choose_piece_size(count: int, limit: int) -> int:
     return min(count, limit)
 
 
-class Embedder:
-    """Normalises, augments and embeds images under the network of the iteration.
+class NetworkView:
+    """The running copy of the network, as probes see it (:class:`m3d_fast.methods.Network`).
+
+    One pass over the same images serves all that a probe reads of them.
 
     Args:
-        network: has ``embed(images)``; its parameters get no gradient.
+        module: the network, in the precision of the run.
+        layout: of the images in memory.
+    """
+
+    def __init__(self, module: nn.Module, layout: torch.memory_format) -> None:
+        self.module, self._layout = module, layout
+        self._images: Tensor | None = None
+        self._features: Tensor | None = None
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Last features before the head, ``(k, n, D)`` float32."""
+        if self._features is None or self._images is not images:
+            embed = cast(Callable[[Tensor], Tensor], self.module.embed)
+            self._keep(images, embed(self._flatten(images)))
+        assert self._features is not None
+        return self._features
+
+    def maps(self, images: Tensor, at: At) -> tuple[Tensor, ...]:
+        """Feature maps of every block, ``(k, n, C, h, w)`` in the precision of the run."""
+        read = cast(
+            Callable[[Tensor, At], tuple[tuple[Tensor, ...], Tensor]],
+            self.module.maps,
+        )
+        maps, features = read(self._flatten(images), at)
+        self._keep(images, features)
+        return tuple(part.unflatten(0, images.shape[:2]) for part in maps)
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits float32 of features ``(..., D)``."""
+        head = cast(nn.Linear, self.module.head)
+        return F.linear(features, head.weight.float(), head.bias.float())
+
+    def _flatten(self, images: Tensor) -> Tensor:
+        dtype = next(self.module.parameters()).dtype
+        return images.flatten(0, 1).to(dtype, memory_format=self._layout)
+
+    def _keep(self, images: Tensor, features: Tensor) -> None:
+        self._images = images
+        self._features = features.float().unflatten(0, images.shape[:2])
+
+
+class Embedder:
+    """Normalises and augments images, and reads what the network of the iteration says of them.
+
+    Args:
+        network: has ``embed(images)``, ``maps(images, at)`` and ``head``.
+        probe: what is read: (network, images, labels) to a Reading.
         device: of the network and the images.
         precision: "bf16", "tf32" or "fp32"; features are float32 in any case.
-        compile: whether to compile normalisation, augmentation and network as one function.
+        compile: whether to compile normalisation, augmentation, network and probe as one function.
         mean: per channel, pixels in [0, 1].
         std: per channel.
         operations: names of the augmentation's operations.
@@ -43,6 +93,7 @@ class Embedder:
     def __init__(
         self,
         network: nn.Module,
+        probe: Probe,
         device: torch.device,
         precision: str,
         compile: bool,
@@ -51,27 +102,28 @@ class Embedder:
         std: tuple[float, ...],
         operations: tuple[str, ...],
     ) -> None:
-        self.network = network.requires_grad_(False).to(device)  # as drawn, float32
+        self.network = network.requires_grad_(False).to(device)  # float32
         self.device, self.compiled, self.operations = device, compile, operations
         self.mean = torch.tensor(mean, device=device).view(-1, 1, 1)
         self.std = torch.tensor(std, device=device).view(-1, 1, 1)
         # uncompiled, instance norm is slow on a CPU over channels-last tensors
         channels_last = device.type == "cuda" or compile
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
-        self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         # the copy that runs, in the precision and layout of the run
-        self._running_copy = copy.deepcopy(self.network).to(self._dtype)
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self._running_copy = copy.deepcopy(self.network).to(dtype)
         if channels_last:
             _convert_to_channels_last(self._running_copy)
+        self._probe = probe
         self._piece = CPU_PIECE if device.type == "cpu" else 1 << 30
-        self._run: Callable[..., Tensor] = self._prepare_and_embed
+        self._run: Callable[..., tuple[tuple[Tensor, ...], ...]] = self._prepare_and_read
         if compile:
             # fullgraph: falling back to eager raises instead of being silently slow
-            self._run = compile_per_shape(self._prepare_and_embed, fullgraph=True)
+            self._run = compile_per_shape(self._prepare_and_read, fullgraph=True)
 
-    def redraw(self, generator: torch.Generator) -> None:
-        """Draw the parameters of the network from ``generator``, in place."""
-        initialise(self.network, generator)
+    @torch.no_grad()
+    def publish(self) -> None:
+        """Copy the parameters of ``network`` to the copy that runs, in place."""
         torch._foreach_copy_(list(self._running_copy.parameters()), list(self.network.parameters()))
 
     @contextmanager
@@ -83,54 +135,71 @@ class Embedder:
         finally:
             self.compiled = compiled
 
-    def real(self, views: Views) -> Tensor:
-        """Features of real images, ``(C, n, D)``, without gradient."""
+    def real(self, views: Views) -> Reading:
+        """Read the network over real images, without gradient."""
         with torch.no_grad():
-            parts = [
-                torch.cat([self._embed_views(part, "real") for part in parts], 1)
-                for parts in self._pieces(views)
-            ]
-            return parts[0] if len(parts) == 1 else torch.cat(parts)
+            groups = []
+            for pieces in self._pieces(views):
+                readings = [self._read(piece, "real") for piece in pieces]
+                groups.append(_join_pieces(readings, [piece.images.shape[1] for piece in pieces]))
+            return _join_classes(groups)
 
-    def synthetic(self, views: Views) -> Tensor:
-        """Features of synthetic images, ``(C, n, D)``, differentiable in them."""
-        return self._embed_views(views, "synthetic")
+    def synthetic(self, views: Views) -> Reading:
+        """Read the network over synthetic images, differentiable in them."""
+        return self._read(views, "synthetic")
 
-    def _prepare(self, views: Views) -> Tensor:
-        """Normalise and augment the images: ``(C, n, channels, H, W)`` float32."""
-        images = views.images
+    def _prepare(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Normalise and augment the images: ``(k, n, channels, H, W)`` float32."""
         if images.dtype == torch.uint8:
             images = images.float() / 255
-        return augment((images - self.mean) / self.std, views.draws, self.operations)
+        return augment((images - self.mean) / self.std, draws, self.operations)
 
     def _pieces(self, views: Views) -> Iterator[list[Views]]:
         """Groups of classes, each cut along its images into pieces of at most ``_piece`` images."""
         classes, count = views.images.shape[:2]
         images = choose_piece_size(count, self._piece)
         together = choose_piece_size(classes, max(1, self._piece // count))
-        for rows, draws in zip(
-            views.images.split(together), views.draws.split(together), strict=True
-        ):
-            yield [Views(part, draws) for part in rows.split(images, 1)]
+        groups = zip(*(tensor.split(together) for tensor in views), strict=True)
+        for rows, draws, labels in groups:
+            yield [Views(part, draws, labels) for part in rows.split(images, 1)]
 
-    def _embed_views(self, views: Views, kind: str) -> Tensor:
+    def _read(self, views: Views, kind: str) -> Reading:
         if self.compiled:
             with record_function(f"network {kind}"):
-                features = self._run(*views)
-        else:
-            with record_function("augmentation"):
-                images = self._prepare(views)
-            with record_function(f"network {kind}"):
-                features = self._embed(images)
-        return features.unflatten(0, views.images.shape[:2])
+                return Reading(*self._run(*views))
+        with record_function("augmentation"):
+            images = self._prepare(views.images, views.draws)
+        with record_function(f"network {kind}"):
+            return self._apply_probe(images, views.labels)
 
-    def _prepare_and_embed(self, images: Tensor, draws: Tensor) -> Tensor:
-        return self._embed(self._prepare(Views(images, draws)))
+    def _prepare_and_read(
+        self, images: Tensor, draws: Tensor, labels: Tensor
+    ) -> tuple[tuple[Tensor, ...], ...]:
+        return tuple(self._apply_probe(self._prepare(images, draws), labels))
 
-    def _embed(self, images: Tensor) -> Tensor:
-        images = images.flatten(0, 1).to(self._dtype, memory_format=self._layout)
-        embed = cast(Callable[[Tensor], Tensor], self._running_copy.embed)
-        return embed(images).float()
+    def _apply_probe(self, images: Tensor, labels: Tensor) -> Reading:
+        return self._probe(NetworkView(self._running_copy, self._layout), images, labels)
+
+
+def _join_pieces(readings: list[Reading], sizes: list[int]) -> Reading:
+    """One reading of pieces of the same classes' images; ``sizes`` counts the images of each."""
+    if len(readings) == 1:
+        return readings[0]
+    each = tuple(torch.cat(parts, 1) for parts in zip(*(r.each for r in readings), strict=True))
+    shares = [size / sum(sizes) for size in sizes]
+    mean = []
+    for parts in zip(*(r.mean for r in readings), strict=True):
+        weighted = [part * share for part, share in zip(parts, shares, strict=True)]
+        mean.append(torch.stack(weighted).sum(0))
+    return Reading(each, tuple(mean))
+
+
+def _join_classes(readings: list[Reading]) -> Reading:
+    if len(readings) == 1:
+        return readings[0]
+    parts = (zip(*tensors, strict=True) for tensors in zip(*readings, strict=True))
+    each, mean = (tuple(torch.cat(tensors) for tensors in part) for part in parts)
+    return Reading(each, mean)
 
 
 def _convert_to_channels_last(network: nn.Module) -> None:

@@ -103,7 +103,12 @@ class Condensation:
         self._first = self._restore()
         self._images = sum(ranks.gather(condenser.images_per_step))
         self._metrics = Metrics(
-            run, ranks, real.class_names, first=self._first, images_per_step=self._images
+            run,
+            ranks,
+            real.class_names,
+            terms=condenser.method.terms,
+            first=self._first,
+            images_per_step=self._images,
         )
         self._estimate = RunEstimate(condenser, run, ranks, self._first)
         self._writer = CheckpointWriter(

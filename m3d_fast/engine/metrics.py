@@ -28,6 +28,7 @@ class Metrics:
         run: the run folder.
         ranks: those of the job; the first one writes for all.
         class_names: for the message about a gradient that is not finite.
+        terms: of the loss.
         first: iterations already done.
         images_per_step: real and synthetic images per iteration, of all ranks.
     """
@@ -38,11 +39,12 @@ class Metrics:
         ranks: Ranks,
         class_names: Sequence[str],
         *,
+        terms: Sequence[str],
         first: int,
         images_per_step: int,
     ) -> None:
         self._run, self._ranks, self._class_names, self._done = run, ranks, class_names, first
-        self._images_per_step = images_per_step
+        self._images_per_step, self._terms = images_per_step, tuple(terms)
         self._pending: list[IterationResult] = []  # on the device
         self._last_loss = float("nan")
         self._clock = time.monotonic()
@@ -71,30 +73,35 @@ class Metrics:
         finite, losses, waited = zip(*self._ranks.gather(own), strict=True)
         self._check_finite(torch.cat(finite, 1))
         self._done += len(results)
-        values = [loss for share in losses for loss in share]
+        values = [terms for share in losses for terms in share]  # of all classes
+        means = [sum(column) / len(values) for column in zip(*values, strict=True)]
         if values:
-            self._last_loss = sum(values) / len(values)
+            self._last_loss = sum(means)
         with self._ranks.together():
             if self._ranks.leads:
-                self._write(len(results), self._last_loss if values else None, max(waited))
+                self._write(len(results), means, max(waited))
         return self._last_loss
 
-    def _write(self, iterations: int, loss: float | None, waited: float) -> None:
+    def _write(self, iterations: int, means: Sequence[float], waited: float) -> None:
         now = time.monotonic()
         seconds, self._clock = now - self._clock, now
         rate = iterations / seconds
         record = {
             "iteration": self._done,
-            "loss": loss,  # of the last iteration that computed it; None if none did
+            # of the last iteration that computed it, a mean over classes; None if none did
+            "loss": sum(means) if means else None,
             "seconds": seconds,  # since the previous line; the rates below are over this time
             "images_per_second": rate * self._images_per_step,
             "loader_wait": waited / seconds,  # share of the time, on the rank that waited longest
         }
+        if len(self._terms) > 1:  # their sum is the loss
+            for number, term in enumerate(self._terms):
+                record[f"loss_{term}"] = means[number] if means else None
         assert self._events is not None
         with self._run.report_write_errors():
             with self._run.metrics_file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
-            for name in ("loss", "images_per_second", "loader_wait"):
+            for name in record.keys() - {"iteration", "seconds"}:
                 if record[name] is not None:
                     self._events.add_scalar(name, record[name], self._done)
             self._events.add_scalar("iterations_per_second", rate, self._done)

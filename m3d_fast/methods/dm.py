@@ -1,14 +1,27 @@
 """DM: distance between mean features (arXiv 2110.04181), the MMD of the linear kernel."""
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 from torch import Tensor
 
-from ..kernels import Linear
-from .matching import match_features
-from .protocol import Embedder, Views
-
-KERNEL = Linear()
+from ..presets import Preset, Setting, dm_preset
+from .protocol import Method, Reading, distance_of_means, total
 
 
-def dm(embed: Embedder, real: Views, synthetic: Views, value: bool) -> tuple[Tensor | None, Tensor]:
-    """Squared distance between the classes' mean real and synthetic features."""
-    return match_features(embed, real, synthetic, KERNEL, value)
+@dataclass(frozen=True)
+class DM(Method):
+    """Squared distance of the classes' mean real and synthetic features."""
+
+    terms: ClassVar[tuple[str, ...]] = ("mean",)
+
+    @classmethod
+    def preset(cls, setting: Setting) -> Preset:
+        """As published."""
+        return dm_preset(setting)
+
+    def losses(
+        self, real: Reading, synthetic: Reading, value: bool
+    ) -> tuple[Tensor | None, Tensor]:
+        """The distance of the last features."""
+        return total([distance_of_means(real.each[0], synthetic.each[0])])

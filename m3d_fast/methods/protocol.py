@@ -1,33 +1,138 @@
-"""The inputs and outputs of a condensation objective."""
+"""What a condensation objective is: what it reads of a network, and what it minimises."""
 
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple, Protocol
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+
+from ..presets import Preset, Setting, shared_preset
+
+Scope = Literal["class", "set", "joint"]
+At = Literal["conv", "norm", "relu", "block"]
 
 
 class Views(NamedTuple):
-    """Images of some classes with the augmentation draw of each.
+    """Images of some classes, and how each class is augmented.
 
     Attributes:
-        images: ``(C, n, channels, H, W)``, uint8 or float in [0, 1].
-        draws: ``(C, UNIFORMS)``.
+        images: ``(k, n, channels, H, W)``, uint8 or float in [0, 1].
+        draws: augmentation, ``(k, UNIFORMS)``, the same for real and synthetic images.
+        labels: numbers of the classes in the data set, int64 ``(k,)``.
     """
 
     images: Tensor
     draws: Tensor
+    labels: Tensor
 
 
-class Embedder(Protocol):
-    """Maps images to features by the network of the iteration."""
+class Reading(NamedTuple):
+    """What a network says of ``n`` images of each of ``k`` classes.
 
-    def real(self, views: Views) -> Tensor:
-        """Features of real images, ``(C, n, D)`` float32, without gradient."""
+    Images may go through the network in pieces: ``each`` is concatenated, ``mean`` averaged.
+
+    Attributes:
+        each: per image, ``(k, n, ...)``: features, logits.
+        mean: averaged over a class's images, ``(k, ...)``: feature maps, Grams, gradients.
+    """
+
+    each: tuple[Tensor, ...] = ()
+    mean: tuple[Tensor, ...] = ()
+
+
+class Network(Protocol):
+    """The embedding network of the iteration, over images ``(k, n, channels, H, W)``.
+
+    Attributes:
+        module: the network itself, over ``(B, channels, H, W)``, in the precision of the run.
+    """
+
+    module: nn.Module
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Last features before the head, ``(k, n, D)`` float32."""
         ...
 
-    def synthetic(self, views: Views) -> Tensor:
-        """Features of synthetic images, ``(C, n, D)`` float32, differentiable in the images."""
+    def maps(self, images: Tensor, at: At) -> tuple[Tensor, ...]:
+        """Feature maps of every block, first to last, ``(k, n, C, h, w)`` in the run's precision.
+
+        Args:
+            images: as above; :meth:`embed` of the same ones costs nothing more afterwards.
+            at: where in the block: after its last convolution, norm or ReLU, or at its end.
+        """
+        ...
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits ``(..., classes)`` float32 of features ``(..., D)``."""
         ...
 
 
-Method = Callable[[Embedder, Views, Views, bool], tuple[Tensor | None, Tensor]]
+@dataclass(frozen=True)
+class Method(ABC):
+    """A condensation objective. Its fields are its options (``--set NAME=VALUE``).
+
+    Raise UserError from ``__post_init__`` for an option out of range.
+
+    Attributes:
+        terms: names of the loss's terms, in ``metrics.jsonl``.
+        scope: "class" if the loss of a class depends on that class alone, given the network; "set"
+            if the network depends on the whole synthetic set (one rank); "joint" if the loss needs
+            all classes at once (one rank, one chunk).
+        networks_from: the source of the embedding networks, unless set.
+        exact: whether the network must run in float32 or tf32.
+    """
+
+    terms: ClassVar[tuple[str, ...]] = ("loss",)
+    scope: ClassVar[Scope] = "class"
+    networks_from: ClassVar[str] = "random"
+    exact: ClassVar[bool] = False
+
+    @classmethod
+    def preset(cls, setting: Setting) -> Preset:
+        """Hyper-parameters for a data set and number of images; those of M3D unless overridden."""
+        return shared_preset(setting)
+
+    @classmethod
+    def paper_preset(cls, setting: Setting) -> Preset:
+        """Those exactly as published, where :meth:`preset` is better on held-out data."""
+        return cls.preset(setting)
+
+    def probe(self, network: Network, images: Tensor, labels: Tensor) -> Reading:
+        """Read ``network``; compiled together with the augmentation.
+
+        Args:
+            network: of the iteration.
+            images: augmented and normalised, ``(k, n, channels, H, W)``; of synthetic images the
+                result must be differentiable in them.
+            labels: int64 ``(k,)``.
+        """
+        return Reading(each=(network.embed(images),))
+
+    @abstractmethod
+    def losses(
+        self, real: Reading, synthetic: Reading, value: bool
+    ) -> tuple[Tensor | None, Tensor]:
+        """Compare what the network says of real and of synthetic images.
+
+        Args:
+            real: without gradient.
+            synthetic: differentiable in the synthetic images.
+            value: whether to compute the losses; gradients may need less work.
+
+        Returns:
+            The terms, weighted, of every class, ``(k, len(terms))`` float32 without gradient (None
+            without ``value``; their sum over the terms is the loss of a class), and a scalar whose
+            gradient in the synthetic images is that of the sum of all losses.
+        """
+
+
+def distance_of_means(real: Tensor, synthetic: Tensor) -> Tensor:
+    """Squared distance of the mean features, ``(k,)``, of ``(k, n, D)`` and ``(k, m, D)``."""
+    return (real.mean(1) - synthetic.mean(1)).square().sum(1)
+
+
+def total(terms: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """What :meth:`Method.losses` returns, of differentiable terms ``(k,)``."""
+    losses = torch.stack(terms, 1)
+    return losses.detach(), losses.sum()

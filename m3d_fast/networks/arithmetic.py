@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -35,19 +35,22 @@ def convolutions(device: torch.device, precision: str) -> AbstractContextManager
     )
 
 
+Result = TypeVar("Result")
+
+
 def compile_per_shape(
-    function: Callable[..., Tensor], *, fullgraph: bool = False
-) -> Callable[..., Tensor]:
+    function: Callable[..., Result], *, fullgraph: bool = False
+) -> Callable[..., Result]:
     """Compile ``function`` once per shape of its arguments, for any number of shapes.
 
     Args:
-        function: of tensors.
+        function: of tensors; returns tensors.
         fullgraph: whether what cannot be compiled raises instead of running eagerly.
     """
     compiled = torch.compile(function, dynamic=False, fullgraph=fullgraph)
     config: Any = torch._dynamo.config
 
-    def run(*arguments: Tensor) -> Tensor:
+    def run(*arguments: Tensor) -> Result:
         with config.patch(recompile_limit=MAX_SHAPES, accumulated_recompile_limit=MAX_SHAPES):
             return compiled(*arguments)
 

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from .layers import AveragePool, InstanceNorm
 
 WIDTH = 128
+LAYERS = ("conv", "norm", "relu", "block")  # of a block, in order
 
 
 class ConvNet(nn.Module):
@@ -42,6 +43,23 @@ class ConvNet(nn.Module):
     def embed(self, images: Tensor) -> Tensor:
         """Features of the last layer before the head, ``(B, 128 * (size / 2**depth)**2)``."""
         return torch.flatten(self.blocks(images), 1)
+
+    def maps(self, images: Tensor, at: str) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Feature maps of every block and last features, in one pass.
+
+        Args:
+            images: ``(B, channels, H, W)``.
+            at: "conv", "norm", "relu" or "block" (after its pool).
+
+        Returns:
+            One map ``(B, 128, h, w)`` per block, first to last, and :meth:`embed` of the images.
+        """
+        wanted, maps = LAYERS.index(at), []
+        for number, layer in enumerate(self.blocks):
+            images = layer(images)
+            if number % len(LAYERS) == wanted:
+                maps.append(images)
+        return tuple(maps), torch.flatten(images, 1)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``(B, num_classes)``."""

@@ -1,6 +1,7 @@
 """ResNetAP-10, the ImageNet network of IDC (arXiv 2205.14959): strides become average pools."""
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,14 @@ class Block(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """``(B, inputs, H, W)`` to ``(B, outputs, H / pool, W / pool)``."""
-        return torch.relu(self.body(images) + self.shortcut(images))
+        return self.run(images, "block")[1]
+
+    def run(self, images: Tensor, at: str) -> tuple[Tensor, Tensor]:
+        """The map after the last "conv", "norm", or "relu" and "block", and the output."""
+        convolved = self.body[:-1](images)
+        normed = self.body[-1](convolved)
+        output = torch.relu(normed + self.shortcut(images))
+        return {"conv": convolved, "norm": normed}.get(at, output), output
 
 
 def _stem(channels: int, size: int) -> nn.Sequential:
@@ -68,6 +76,29 @@ class ResNetAP10(nn.Module):
     def embed(self, images: Tensor) -> Tensor:
         """Global average of the last feature map, ``(B, 512)``."""
         return self.blocks(images).mean((2, 3))
+
+    def maps(self, images: Tensor, at: str) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Feature maps of stem and blocks, and last features, in one pass.
+
+        Args:
+            images: ``(B, channels, H, W)``.
+            at: "conv" or "norm": after a block's last one; "relu" or "block": at its end (the
+                stem's ReLU comes before its pool).
+
+        Returns:
+            Five maps ``(B, C, h, w)``, first to last, and :meth:`embed` of the images.
+        """
+        stem, *blocks = self.blocks
+        layers, maps = list(stem.children()), list[Tensor]()
+        kept = {"conv": 0, "norm": 1, "relu": 2}.get(at, len(layers) - 1)
+        for number, layer in enumerate(layers):
+            images = layer(images)
+            if number == kept:
+                maps.append(images)
+        for block in cast(list[Block], blocks):
+            kept_map, images = block.run(images, at)
+            maps.append(kept_map)
+        return tuple(maps), images.mean((2, 3))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``(B, num_classes)``."""

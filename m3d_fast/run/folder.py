@@ -180,4 +180,5 @@ def resolve_resumed_config(config: CondenseConfig, *, resume: bool) -> CondenseC
     if config.device is not None and config.device[:4] != before["device"][:4]:
         before |= dict.fromkeys(MACHINE)
     given = {name: value for name, value in config.as_dict().items() if value is not None}
-    return CondenseConfig(**(before | given))
+    options = before["options"] | given.get("options", {})
+    return CondenseConfig(**(before | given | {"options": options}))

@@ -5,9 +5,10 @@ from functools import partial
 
 import pytest
 import torch
+from torch import Tensor
 
 from m3d_fast.engine.embedding import Embedder, choose_piece_size
-from m3d_fast.methods.protocol import Views
+from m3d_fast.methods import Network, Reading, Views
 from m3d_fast.networks import build_network
 from tests.helpers.condensers import digits_settings, run_steps
 
@@ -19,10 +20,17 @@ def test_pieces_are_equal_where_they_need_not_be_small() -> None:
     assert choose_piece_size(127, 64) == 64
 
 
+def read_everything(network: Network, images: Tensor, labels: Tensor) -> Reading:
+    maps = network.maps(images, at="norm")
+    features = network.embed(images)
+    return Reading((features, network.classify(features)), (maps[0].mean(1), labels.float()))
+
+
 def test_an_embedding_in_pieces_is_that_of_the_whole() -> None:
     torch.manual_seed(3)
     embedder = Embedder(
         build_network("convnet3", 1, 16, 10),
+        read_everything,
         torch.device("cpu"),
         "fp32",
         False,
@@ -30,8 +38,12 @@ def test_an_embedding_in_pieces_is_that_of_the_whole() -> None:
         std=(0.2,),
         operations=("color", "crop", "cutout"),
     )
-    views = Views(torch.randint(0, 256, (4, 12, 1, 16, 16), dtype=torch.uint8), torch.rand(4, 12))
+    images = torch.randint(0, 256, (4, 12, 1, 16, 16), dtype=torch.uint8)
+    views = Views(images, torch.rand(4, 12), torch.tensor([3, 1, 9, 5]))
     whole = embedder.real(views)
+    assert [t.shape for t in whole.each] == [(4, 12, 512), (4, 12, 10)]
+    assert whole.mean[0].shape == (4, 128, 16, 16)
+    assert whole.mean[1].tolist() == [3, 1, 9, 5]
     for piece in (1, 5, 12, 24):
         embedder._piece = piece
         torch.testing.assert_close(embedder.real(views), whole, atol=1e-5, rtol=1e-5)
@@ -79,9 +91,10 @@ def test_what_runs_eagerly_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch, "compile", compile)
     network = build_network("convnet3", 1, 16, 10)
     embedder = Embedder(
-        *(network, torch.device("cpu"), "fp32", True), mean=(0.3,), std=(0.2,), operations=()
+        *(network, read_everything, torch.device("cpu"), "fp32", True),
+        **{"mean": (0.3,), "std": (0.2,), "operations": ()},
     )
-    views = Views(torch.zeros(1, 2, 1, 16, 16), torch.rand(1, 12))
+    views = Views(torch.zeros(1, 2, 1, 16, 16), torch.rand(1, 12), torch.zeros(1).long())
     with embedder.run_eagerly():
         eager = embedder.synthetic(views)
     assert not runs

@@ -25,7 +25,7 @@ def digits_condenser(config: ResolvedConfig | None = None, **more) -> Condenser:
 def run_steps(config: ResolvedConfig, steps: int) -> tuple[Condenser, list[Tensor]]:
     """A condenser after its first iterations, and their losses ``(C,)``."""
     condenser = digits_condenser(config)
-    return condenser, [condenser.step(iteration).losses for iteration in range(steps)]
+    return condenser, [condenser.step(iteration).losses.sum(1) for iteration in range(steps)]
 
 
 def copy_state(condenser: Condenser) -> dict[str, Tensor]:

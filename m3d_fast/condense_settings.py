@@ -1,0 +1,165 @@
+"""The settings of a condensation, each of them a flag of the command line."""
+# ruff: noqa: RUF009  # a setting is a dataclass field
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Generic, TypeVar
+
+from .loaders import DATASETS
+from .methods import METHODS
+from .methods.kernels import KERNELS
+from .networks import CONDENSING
+from .settings import number_or_auto, option, setting
+
+# where the network of an iteration comes from
+SOURCES = ("random",)
+
+# type of a setting that is not given: None in CondenseConfig, Never in ResolvedConfig
+Absent = TypeVar("Absent")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CondenseSettings(Generic[Absent]):
+    """Every setting; ``Absent`` is the type of one that is not given, unless the run decides."""
+
+    dataset: str | Absent = setting(
+        group="data", metavar="NAME", help=f"data set: {', '.join(DATASETS)}, custom:FILE"
+    )
+    data_root: str | None = setting(
+        group="data", metavar="DIR", help="folder that holds the data set"
+    )
+    size: int | Absent = setting(
+        group="data",
+        metavar="PIXELS",
+        help="side of the images (the data set's own; folder has none)",
+    )
+    loader: str | Absent = setting(
+        group="data",
+        metavar="NAME",
+        help="image files through ffcv (packed once), folder (worker processes) or auto",
+        default="auto",
+    )
+    cache: str | Absent = setting(
+        group="data",
+        metavar="NAME",
+        help="where decoded images are kept: auto, device, host or none",
+        default="auto",
+    )
+    workers: int | None = setting(
+        group="data", metavar="N", help="threads or processes that decode images [one per core]"
+    )
+    ipc: int | Absent = setting(
+        group="method", metavar="N", help="synthetic images per class", default=1
+    )
+    method: str | Absent = setting(
+        group="method",
+        metavar="NAME",
+        help=f"objective: {', '.join(METHODS)}, or your own package.module:Class",
+        default="m3d",
+    )
+    options: Mapping[str, Any] | Absent = setting(
+        group="method",
+        flag="--set",
+        metavar="NAME=VALUE",
+        help="an option of the method; may be repeated",
+        parse=option,
+    )
+    kernel: str | None = setting(
+        group="method",
+        metavar="NAME",
+        help=f"of a method that has one: {', '.join(KERNELS)}; short for --set kernel=NAME",
+    )
+    preset: str | Absent = setting(
+        group="method",
+        metavar="NAME",
+        help="settings not given: default (the method's), paper (exactly as published), or m3d "
+        "(M3D's for every method, to compare methods under one)",
+        default="default",
+    )
+    iterations: int | Absent = setting(
+        group="method",
+        metavar="N",
+        help="steps of the images [m3d: 10000; from 65 px on 1000; digits 200]",
+    )
+    factor: int | Absent = setting(
+        group="method",
+        metavar="N",
+        help="tiles per side of an image, each used as an image [m3d: 2; from 65 px on 3]",
+    )
+    init: str | Absent = setting(
+        group="method",
+        metavar="NAME",
+        help="start from mix (real images as tiles), real (one each) or noise [m3d: mix]",
+    )
+    lr_img: float | Absent = setting(
+        group="method",
+        metavar="F",
+        help="learning rate of the images, pixels in [0, 1] [m3d: ipc, from 65 px on ipc/10; with "
+        "--preset paper 1 and 0.1]",
+    )
+    momentum: float | Absent = setting(
+        group="method", metavar="F", help="momentum of the images' SGD [0.5]"
+    )
+    real_batch: int | Absent = setting(
+        group="method",
+        metavar="N",
+        help="real images per class and step [m3d: 128; from 65 px on, and digits, 64]",
+    )
+    networks_from: str | Absent = setting(
+        group="method",
+        metavar="NAME",
+        help=f"source of the embedding networks: {', '.join(SOURCES)} [the method's; m3d: random]",
+    )
+    ipm: int | Absent = setting(
+        group="method", metavar="N", help="iterations per model, then another network [m3d: 5]"
+    )
+    network: str | Absent = setting(
+        group="method", metavar="NAME", help=f"embeds the images: {', '.join(CONDENSING)} [by size]"
+    )
+    augment: str | Absent = setting(
+        group="method",
+        metavar="OPS",
+        help="DSA operations, none, or one:OPS for one of them per draw [m3d: color_crop_cutout]",
+    )
+    seed: int | Absent = setting(
+        group="run", metavar="N", help="one seed gives one result on one machine", default=0
+    )
+    out: str | Absent = setting(
+        group="run", metavar="DIR", help="run folder [runs/DATASET-ipcN-METHOD-seedN]"
+    )
+    device: str | Absent = setting(
+        group="run", metavar="NAME", help="cuda, cuda:N or cpu [cuda if there is one]"
+    )
+    precision: str | Absent = setting(
+        group="run",
+        metavar="NAME",
+        help="network arithmetic: bf16, tf32 (CUDA) or fp32 [bf16 where in hardware]",
+    )
+    compile: bool | Absent = setting(
+        group="run", help="torch.compile augmentation and network [if the run is long enough]"
+    )
+    cuda_graphs: bool | Absent = setting(
+        group="run", help="launch a chunk's step as one CUDA graph [on CUDA, but for --profile]"
+    )
+    class_chunk: int | None = setting(
+        group="run",
+        metavar="N|auto",
+        help="classes stepped together [auto: what caches hold, or GPU memory as measured]",
+        parse=number_or_auto,
+    )
+    checkpoint_every: int | None = setting(
+        group="run",
+        metavar="N",
+        help="iterations between checkpoints "
+        "[every 30 s, or as rarely as they cost 1 % of the time]",
+    )
+    log_every: int | Absent = setting(
+        group="run", metavar="N", help="iterations between lines of metrics.jsonl", default=10
+    )
+    profile: bool | Absent = setting(
+        group="run", help="write trace.json and profile.txt of three warm iterations", default=False
+    )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every setting by name, for ``config.json``."""
+        return asdict(self)

@@ -1,0 +1,105 @@
+"""Methods by name, and their options by text."""
+
+import importlib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from ..common.checks import check_name
+from ..common.errors import UserError
+from .dm import DM
+from .m3d import M3D
+from .protocol import Method
+
+METHODS: dict[str, type[Method]] = {
+    "m3d": M3D,
+    "dm": DM,
+}
+
+
+def find_method(name: str) -> type[Method]:
+    """The class of the method ``name``, or of a user's own ``package.module:Class``.
+
+    Raises:
+        UserError: for an unknown name, a module that cannot be imported, or another kind of object.
+    """
+    if ":" not in name:
+        check_name("method", name, METHODS)
+        return METHODS[name]
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UserError(
+            f"method {name}: {error}; expected package.module:Class, importable from the folder "
+            f"where the command runs"
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise UserError(f"method {name}: expected a class that extends m3d_fast.methods.Method")
+    return found
+
+
+def build_method(name: str, options: Mapping[str, Any]) -> Method:
+    """The method ``name`` with ``options``; values may be text, as on a command line.
+
+    Raises:
+        UserError: for an unknown method or option, or a value out of range.
+    """
+    method = find_method(name)
+    kinds = typing.get_type_hints(method)
+    known = [field.name for field in fields(method)]
+    values = {}
+    for option, value in options.items():
+        if not known:
+            raise UserError(f"option {option}: {name} has no options")
+        check_name(f"option of {name}", option, known)
+        values[option] = parse_option(option, value, kinds[option])
+    return method(**values)
+
+
+def parse_option(name: str, value: Any, kind: Any) -> Any:
+    """``value``, which may be text, as an option of type ``kind``.
+
+    Args:
+        name: of the option, for the message.
+        value: as on a command line, in Python, or read from JSON.
+        kind: bool, int, float, str, a tuple of one of them, or a union.
+
+    Raises:
+        UserError: if it is none.
+    """
+    try:
+        return _convert(value, kind)
+    except (ValueError, TypeError) as error:
+        expected = getattr(kind, "__name__", str(kind)) if isinstance(kind, type) else str(kind)
+        raise UserError(f"option {name}: expected {expected}, got {value!r}") from error
+
+
+def _convert(value: Any, kind: Any) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return _convert_to_first(value, sorted(arguments, key=lambda choice: choice is str))
+    if origin is tuple:
+        parts = value.split(",") if isinstance(value, str) else value
+        return tuple(_convert(part, arguments[0]) for part in parts)
+    if kind is bool and isinstance(value, str):
+        value = {"true": True, "false": False}.get(value.lower(), value)
+    if kind in (int, float) and not isinstance(value, bool):
+        number = float(value)
+        if kind is int and number != int(number):
+            raise ValueError("not a whole number")
+        return kind(number)
+    if not isinstance(value, kind):
+        raise TypeError("of another type")
+    return value
+
+
+def _convert_to_first(value: Any, kinds: Sequence[Any]) -> Any:
+    for kind in kinds[:-1]:
+        try:
+            return _convert(value, kind)
+        except (ValueError, TypeError):
+            continue  # the next one may fit
+    return _convert(value, kinds[-1])
