@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Generic, TypeVar
 
 from .loaders import DATASETS
-from .methods import METHODS
+from .methods import METHODS, TERMS
 from .methods.kernels import KERNELS
 from .networks import CONDENSING
-from .settings import number_or_auto, option, setting
+from .settings import number_or_auto, option, setting, weights
 
 # where the network of an iteration comes from
 SOURCES = ("random",)
@@ -63,6 +63,12 @@ class CondenseSettings(Generic[Absent]):
         metavar="NAME=VALUE",
         help="an option of the method; may be repeated",
         parse=option,
+    )
+    add: Mapping[str, float] | Absent = setting(
+        group="method",
+        metavar="TERM:WEIGHT,...",
+        help=f"terms added to the method's loss: {', '.join(TERMS)} [none]",
+        parse=weights,
     )
     kernel: str | None = setting(
         group="method",

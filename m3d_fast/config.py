@@ -17,7 +17,7 @@ from .common.hardware import (
 )
 from .condense_settings import SOURCES, CondenseSettings
 from .loaders import CACHES, LOADERS, dataset_info, file_name, image_side
-from .methods import Method, build_method
+from .methods import Method, add_terms, build_method, find_method
 from .networks import CONDENSING, build_network, check_network
 from .presets import Preset, Setting, fit_preset, network_for, shared_preset
 from .settings import defaults_of
@@ -28,11 +28,9 @@ PRESETS = ("default", "paper", "m3d")
 # settings that depend on the machine: they change only the rounding of a result
 MACHINE = ("device", "precision", "compile", "cuda_graphs", "class_chunk", "profile")
 
-MAX_DECODED = 200  # synthetic images of a class per step; of more, a random choice
-
 
 def _choose_precision(method: Method, device: str) -> str:
-    if method.exact:
+    if method.float32_only:
         return "tf32" if device.startswith("cuda") else "fp32"
     return default_precision(device)
 
@@ -58,11 +56,17 @@ class CondenseConfig(CondenseSettings[None]):
         check_name("cache", known["cache"], CACHES)
         size = image_side(dataset, self.size)
         device = resolve_device(self.device)
-        objective = build_method(method, self._collect_options())
+        setting = Setting(dataset, size, ipc)
+        objective = build_method(
+            method, {**find_method(method).options_for(setting), **self._collect_options()}
+        )
+        add = dict(self.add or {})
+        add_terms(objective, add)  # raises for terms that cannot be added
         run = f"{file_name(dataset)}-ipc{ipc}-{method.replace(':', '-')}-seed{known['seed']}"
-        derived = asdict(self._choose_preset(objective, Setting(dataset, size, ipc))) | {
+        derived = asdict(self._choose_preset(objective, setting)) | {
             "size": size,
             "options": asdict(objective),
+            "add": add,
             "kernel": getattr(objective, "kernel", None),
             "networks_from": objective.networks_from,
             "network": network_for(dataset, size),
@@ -143,7 +147,7 @@ class ResolvedConfig(CondenseSettings[Never]):
             raise UserError(f"seed: expected a whole number >= 0, got {self.seed}")
         check_factor(self.factor, self.size)
         check_precision(self.precision, self.device)
-        if self.precision == "bf16" and self.build_method().exact:
+        if self.precision == "bf16" and self.build_method().float32_only:
             raise UserError(
                 f"precision: {self.method} matches gradients, which bf16 is too coarse for; "
                 f"expected fp32 or tf32"
@@ -158,8 +162,8 @@ class ResolvedConfig(CondenseSettings[Never]):
             build_network(self.network, dataset_info(self.dataset).channels, self.size, 2)
 
     def build_method(self) -> Method:
-        """The objective, with its options."""
-        return build_method(self.method, self.options)
+        """The objective, with its options and the terms added."""
+        return add_terms(build_method(self.method, self.options), self.add)
 
     @property
     def decoded_per_class(self) -> int:
@@ -167,6 +171,11 @@ class ResolvedConfig(CondenseSettings[Never]):
         return self.ipc * self.factor**2
 
     @property
+    def synthetic_per_step(self) -> int:
+        """Decoded images of a class in one step; of more, a random choice."""
+        return min(self.decoded_per_class, self.build_method().max_synthetic)
+
+    @property
     def images_through_network(self) -> int:
         """Images embedded in the whole run, counted for ten classes."""
-        return 10 * (self.real_batch + min(self.decoded_per_class, MAX_DECODED)) * self.iterations
+        return 10 * (self.real_batch + self.synthetic_per_step) * self.iterations

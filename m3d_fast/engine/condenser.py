@@ -4,17 +4,17 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.profiler import record_function
 
 from ..augment import draw, parse_strategy
 from ..common.errors import UserError
 from ..common.hardware import free_bytes
 from ..common.seeds import generator
-from ..config import MAX_DECODED, ResolvedConfig
+from ..config import ResolvedConfig
 from ..coreset import initial_pixels
 from ..loaders import RealImages
 from ..networks import build_network
@@ -76,8 +76,9 @@ class Condenser:
         self.config, self.real, self.device = config, real, real.device
         self.method = config.build_method()
         self.classes = range(real.num_classes) if classes is None else classes
+        network = build_network(config.network, real.image_shape[0], config.size, real.num_classes)
         self.embedder = Embedder(
-            build_network(config.network, real.image_shape[0], config.size, real.num_classes),
+            network,
             self.method.probe,
             self.device,
             config.precision,
@@ -85,6 +86,8 @@ class Condenser:
             mean=real.mean,
             std=real.std,
             operations=parse_strategy(config.augment),
+            probe_synthetic=self.method.probe_synthetic,
+            noise_shape=self.method.noise_shape(cast(nn.Linear, network.head).in_features),
         )
         self._source = RandomNetworks(self.embedder, config)
         if host_pixels is None:
@@ -104,8 +107,7 @@ class Condenser:
         self._advance: Callable[[int, bool], None] = self._build_step()
         self._batches: Iterator[Tensor] | None = None
         self._loading = ExitStack()
-        synthetic = min(config.decoded_per_class, MAX_DECODED)
-        self.images_per_step = len(self.classes) * (config.real_batch + synthetic)
+        self.images_per_step = len(self.classes) * (config.real_batch + config.synthetic_per_step)
 
     @property
     def pixels(self) -> Tensor:
@@ -124,6 +126,9 @@ class Condenser:
         """
         self._source.load(iteration)
         seed, count = self.config.seed, len(self.classes)
+        if self.embedder.noise.numel():
+            noise = generator(seed, "noise", iteration, device=self.device)
+            self.embedder.noise.normal_(generator=noise)
         first, last = self.classes.start, self.classes.stop
         stream = generator(seed, "augment", iteration, device=self.device)
         draws = draw(self.real.num_classes, stream)[first:last]
@@ -189,13 +194,13 @@ class Condenser:
         return waited
 
     def _select_decoded(self, iteration: int) -> Tensor | None:
-        """Indices ``(C, MAX_DECODED)`` of the decoded images of this step; None for all."""
-        count = self.config.decoded_per_class
-        if count <= MAX_DECODED:
+        """Indices ``(C, m)`` of the decoded images of this step; None for all."""
+        count, shown = self.config.decoded_per_class, self.config.synthetic_per_step
+        if count == shown:
             return None
         stream = generator(self.config.seed, "select", iteration, device=self.device)
         numbers = torch.rand(self.real.num_classes, count, generator=stream, device=self.device)
-        return numbers.argsort(1)[self.classes.start : self.classes.stop, :MAX_DECODED]
+        return numbers.argsort(1)[self.classes.start : self.classes.stop, :shown]
 
     def _allocate_buffers(self, classes: int) -> Buffers:
         shape, terms = self.real.image_shape, len(self.method.terms)
@@ -222,7 +227,7 @@ class Condenser:
 
     def _choose_chunk_size(self, host_pixels: bool) -> int:
         """Classes stepped together: as set, or what a CPU's caches or a GPU hold."""
-        synthetic = min(self.config.decoded_per_class, MAX_DECODED)
+        synthetic = self.config.synthetic_per_step
         if self.config.class_chunk is not None:
             return self.config.class_chunk
         if self.device.type == "cpu":

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from ..augment import augment
+from ..common.errors import UserError
 from ..methods.protocol import At, Network, Reading, Views
 from ..networks.arithmetic import CPU_PIECE, compile_per_shape
 
@@ -39,10 +40,18 @@ class NetworkView:
         layout: of the images in memory.
     """
 
+    accuracy: Tensor  # set by the embedder
+    noise: Tensor
+
     def __init__(self, module: nn.Module, layout: torch.memory_format) -> None:
         self.module, self._layout = module, layout
         self._images: Tensor | None = None
         self._features: Tensor | None = None
+
+    @property
+    def expert(self) -> Network:
+        """None of the sources has trained networks."""
+        raise UserError("no source has trained networks yet: leave out what reads them")
 
     def embed(self, images: Tensor) -> Tensor:
         """Last features before the head, ``(k, n, D)`` float32."""
@@ -82,12 +91,18 @@ class Embedder:
     Args:
         network: has ``embed(images)``, ``maps(images, at)`` and ``head``.
         probe: what is read: (network, images, labels) to a Reading.
+        probe_synthetic: what is read of synthetic images, if not the same.
         device: of the network and the images.
         precision: "bf16", "tf32" or "fp32"; features are float32 in any case.
         compile: whether to compile normalisation, augmentation, network and probe as one function.
         mean: per channel, pixels in [0, 1].
         std: per channel.
         operations: names of the augmentation's operations.
+        noise_shape: of the random numbers that the probe finds in ``network.noise``.
+
+    Attributes:
+        accuracy: running accuracy of the network's training, ``()``; a source fills it in place.
+        noise: random numbers of the iteration; filled in place.
     """
 
     def __init__(
@@ -101,6 +116,8 @@ class Embedder:
         mean: tuple[float, ...],
         std: tuple[float, ...],
         operations: tuple[str, ...],
+        probe_synthetic: Probe | None = None,
+        noise_shape: tuple[int, ...] = (0,),
     ) -> None:
         self.network = network.requires_grad_(False).to(device)  # float32
         self.device, self.compiled, self.operations = device, compile, operations
@@ -114,7 +131,9 @@ class Embedder:
         self._running_copy = copy.deepcopy(self.network).to(dtype)
         if channels_last:
             _convert_to_channels_last(self._running_copy)
-        self._probe = probe
+        self.accuracy = torch.zeros((), device=device)
+        self.noise = torch.zeros(noise_shape, device=device)
+        self._probe, self._probe_synthetic = probe, probe_synthetic or probe
         self._piece = CPU_PIECE if device.type == "cpu" else 1 << 30
         self._run: Callable[..., tuple[tuple[Tensor, ...], ...]] = self._prepare_and_read
         if compile:
@@ -166,19 +185,22 @@ class Embedder:
     def _read(self, views: Views, kind: str) -> Reading:
         if self.compiled:
             with record_function(f"network {kind}"):
-                return Reading(*self._run(*views))
+                return Reading(*self._run(*views, kind))
         with record_function("augmentation"):
             images = self._prepare(views.images, views.draws)
         with record_function(f"network {kind}"):
-            return self._apply_probe(images, views.labels)
+            return self._apply_probe(images, views.labels, kind)
 
     def _prepare_and_read(
-        self, images: Tensor, draws: Tensor, labels: Tensor
+        self, images: Tensor, draws: Tensor, labels: Tensor, kind: str
     ) -> tuple[tuple[Tensor, ...], ...]:
-        return tuple(self._apply_probe(self._prepare(images, draws), labels))
+        return tuple(self._apply_probe(self._prepare(images, draws), labels, kind))
 
-    def _apply_probe(self, images: Tensor, labels: Tensor) -> Reading:
-        return self._probe(NetworkView(self._running_copy, self._layout), images, labels)
+    def _apply_probe(self, images: Tensor, labels: Tensor, kind: str) -> Reading:
+        network = NetworkView(self._running_copy, self._layout)
+        network.accuracy, network.noise = self.accuracy, self.noise
+        probe = self._probe if kind == "real" else self._probe_synthetic
+        return probe(network, images, labels)
 
 
 def _join_pieces(readings: list[Reading], sizes: list[int]) -> Reading:

@@ -6,7 +6,6 @@ from contextlib import AbstractContextManager
 from typing import Any, TypeVar, cast
 
 import torch
-from torch import Tensor
 
 # images per forward on a CPU: activations stay in its caches (1.9x faster per image at 40 than at
 # 640, ConvNet-3 in bf16, 2 cores)
@@ -44,13 +43,13 @@ def compile_per_shape(
     """Compile ``function`` once per shape of its arguments, for any number of shapes.
 
     Args:
-        function: of tensors; returns tensors.
+        function: of tensors and constants; returns tensors.
         fullgraph: whether what cannot be compiled raises instead of running eagerly.
     """
     compiled = torch.compile(function, dynamic=False, fullgraph=fullgraph)
     config: Any = torch._dynamo.config
 
-    def run(*arguments: Tensor) -> Result:
+    def run(*arguments: object) -> Result:
         with config.patch(recompile_limit=MAX_SHAPES, accumulated_recompile_limit=MAX_SHAPES):
             return compiled(*arguments)
 
