@@ -37,12 +37,27 @@ class NetworkView:
     Args:
         module: the network, in the precision of the run.
         layout: of the images in memory.
+        accuracy: of the network, ``()``.
+        expert: the network after all of its training, if there is one.
     """
 
-    def __init__(self, module: nn.Module, layout: torch.memory_format) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        layout: torch.memory_format,
+        accuracy: Tensor,
+        expert: "NetworkView | None" = None,
+    ) -> None:
         self.module, self._layout = module, layout
+        self.accuracy, self._expert = accuracy, expert
         self._images: Tensor | None = None
         self._features: Tensor | None = None
+
+    @property
+    def expert(self) -> "NetworkView":
+        """The network after all of its training."""
+        assert self._expert is not None, "a method that reads experts sets Method.experts"
+        return self._expert
 
     def embed(self, images: Tensor) -> Tensor:
         """Last features before the head, ``(k, n, D)`` float32."""
@@ -88,6 +103,12 @@ class Embedder:
         mean: per channel, pixels in [0, 1].
         std: per channel.
         operations: names of the augmentation's operations.
+        experts: whether probes read the fully trained network too.
+
+    Attributes:
+        network: float32 weights of the network of the iteration; :meth:`publish` what is written.
+        accuracy: of the network, ``()`` float32, written in place.
+        expert: the fully trained network that runs, written in place; None without ``experts``.
     """
 
     def __init__(
@@ -101,6 +122,7 @@ class Embedder:
         mean: tuple[float, ...],
         std: tuple[float, ...],
         operations: tuple[str, ...],
+        experts: bool = False,
     ) -> None:
         self.network = network.requires_grad_(False).to(device)  # float32
         self.device, self.compiled, self.operations = device, compile, operations
@@ -113,7 +135,9 @@ class Embedder:
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self._running_copy = copy.deepcopy(self.network).to(dtype)
         if channels_last:
-            _convert_to_channels_last(self._running_copy)
+            convert_to_channels_last(self._running_copy)
+        self.expert = copy.deepcopy(self._running_copy) if experts else None
+        self.accuracy = torch.zeros((), device=device)
         self._probe = probe
         self._piece = CPU_PIECE if device.type == "cpu" else 1 << 30
         self._run: Callable[..., tuple[tuple[Tensor, ...], ...]] = self._prepare_and_read
@@ -178,7 +202,11 @@ class Embedder:
         return tuple(self._apply_probe(self._prepare(images, draws), labels))
 
     def _apply_probe(self, images: Tensor, labels: Tensor) -> Reading:
-        return self._probe(NetworkView(self._running_copy, self._layout), images, labels)
+        expert = None
+        if self.expert is not None:
+            expert = NetworkView(self.expert, self._layout, self.accuracy)
+        view = NetworkView(self._running_copy, self._layout, self.accuracy, expert)
+        return self._probe(view, images, labels)
 
 
 def _join_pieces(readings: list[Reading], sizes: list[int]) -> Reading:
@@ -202,7 +230,7 @@ def _join_classes(readings: list[Reading]) -> Reading:
     return Reading(each, mean)
 
 
-def _convert_to_channels_last(network: nn.Module) -> None:
+def convert_to_channels_last(network: nn.Module) -> None:
     """Give the weights of convolutions channels-last strides, also those of one input channel.
 
     torch treats a weight of one input channel as contiguous in either layout, and then convolves 8x

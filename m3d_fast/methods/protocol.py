@@ -46,9 +46,17 @@ class Network(Protocol):
 
     Attributes:
         module: the network itself, over ``(B, channels, H, W)``, in the precision of the run.
+        accuracy: share of its last training images that the network classified correctly, ``()``
+            float32; 0 of one that the run has not trained.
     """
 
     module: nn.Module
+    accuracy: Tensor
+
+    @property
+    def expert(self) -> "Network":
+        """The network after all of its training; of methods with ``experts`` alone."""
+        ...
 
     def embed(self, images: Tensor) -> Tensor:
         """Last features before the head, ``(k, n, D)`` float32."""
@@ -81,12 +89,14 @@ class Method(ABC):
             all classes at once (one rank, one chunk).
         networks_from: the source of the embedding networks, unless set.
         exact: whether the network must run in float32 or tf32.
+        experts: whether the probe also reads ``network.expert``, which only a pool has.
     """
 
     terms: ClassVar[tuple[str, ...]] = ("loss",)
     scope: ClassVar[Scope] = "class"
     networks_from: ClassVar[str] = "random"
     exact: ClassVar[bool] = False
+    experts: ClassVar[bool] = False
 
     @classmethod
     def preset(cls, setting: Setting) -> Preset:
