@@ -17,7 +17,7 @@ from .common.hardware import (
 )
 from .condense_settings import SOURCES, CondenseSettings
 from .loaders import CACHES, LOADERS, dataset_info, file_name, image_side
-from .methods import Method, add_terms, build_method, find_method
+from .methods import Method, Scope, add_terms, build_method, find_method
 from .networks import CONDENSING, build_network, check_network
 from .presets import Preset, Setting, fit_preset, network_for, shared_preset
 from .settings import defaults_of
@@ -61,18 +61,18 @@ class CondenseConfig(CondenseSettings[None]):
             method, {**find_method(method).options_for(setting), **self._collect_options()}
         )
         add = dict(self.add or {})
-        add_terms(objective, add)  # raises for terms that cannot be added
+        combined = add_terms(objective, add)
         run = f"{file_name(dataset)}-ipc{ipc}-{method.replace(':', '-')}-seed{known['seed']}"
         derived = asdict(self._choose_preset(objective, setting)) | {
             "size": size,
             "options": asdict(objective),
             "add": add,
             "kernel": getattr(objective, "kernel", None),
-            "networks_from": objective.networks_from,
+            "networks_from": combined.networks_from,
             "network": network_for(dataset, size),
             "out": f"runs/{run}",
             "device": device,
-            "precision": _choose_precision(objective, device),
+            "precision": _choose_precision(combined, device),
             "compile": False,
             "cuda_graphs": device.startswith("cuda") and not self.profile,
         }
@@ -135,8 +135,9 @@ class ResolvedConfig(CondenseSettings[Never]):
             UserError: for an invalid setting.
         """
         check_name("init", self.init, INITS)
-        check_name("networks_from", self.networks_from, SOURCES)
-        for name in ("iterations", "real_batch", "ipm", "log_every", "lr_img"):
+        self._check_networks_and_scope()
+        positive = ("iterations", "real_batch", "ipm", "log_every", "lr_img", "pool", "pool_epochs")
+        for name in positive:
             check_positive(name, getattr(self, name))
         for name in ("class_chunk", "checkpoint_every", "workers"):
             if getattr(self, name) is not None:
@@ -160,6 +161,47 @@ class ResolvedConfig(CondenseSettings[Never]):
         parse_strategy(self.augment)
         with torch.device("meta"):  # raises UserError for a size the network cannot take
             build_network(self.network, dataset_info(self.dataset).channels, self.size, 2)
+
+    def _check_networks_and_scope(self) -> None:
+        check_name("networks_from", self.networks_from, SOURCES)
+        if self.build_method().experts and self.networks_from != "pool":
+            raise UserError(
+                f"networks_from: {self.method} reads fully trained networks too, which only a pool "
+                f"has; expected pool, got {self.networks_from}"
+            )
+        if self.pool_stages < 0:
+            raise UserError(f"pool_stages: expected a whole number >= 0, got {self.pool_stages}")
+        if self.scope == "joint" and self.class_chunk is not None:
+            raise UserError(
+                f"class_chunk: {self.method} compares all classes with each other, so that they "
+                f"are stepped together; leave out --class-chunk, or give auto"
+            )
+
+    def check_ranks(self, count: int) -> None:
+        """Refuse several processes for a run whose classes depend on each other.
+
+        Raises:
+            UserError: saying why one process must have all classes.
+        """
+        if count == 1 or self.scope == "class":
+            return
+        reason = {
+            "joint": "compares all classes with each other",
+            "set": "trains its networks on the whole synthetic set",
+        }[self.scope]
+        raise UserError(
+            f"{count} processes were started, but {self.method} {reason}, so that one process must "
+            f"have them all; start it without torchrun"
+        )
+
+    @property
+    def scope(self) -> Scope:
+        """What a class's step depends on, of method and source: a "class", the "set", or "joint".
+
+        See :class:`m3d_fast.methods.Method`.
+        """
+        own = self.build_method().scope
+        return "set" if own == "class" and self.networks_from == "synthetic" else own
 
     def build_method(self) -> Method:
         """The objective, with its options and the terms added."""

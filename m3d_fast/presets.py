@@ -43,6 +43,8 @@ class Preset:
         init: initial images: mix, real or noise.
         momentum: of the images' SGD.
         ipm: iterations per model, then another network.
+        pool, pool_epochs, pool_stages: networks of a pool, passes over the training set that train
+            each, and stages of the training that embed (0: mixtures of drawn and trained).
     """
 
     iterations: int = 10_000
@@ -53,6 +55,9 @@ class Preset:
     init: str = "mix"
     momentum: float = 0.5
     ipm: int = 5
+    pool: int = 10
+    pool_epochs: float = 60.0
+    pool_stages: int = 0
 
 
 # M3D (arXiv 2312.15927), implementation details: 10,000 iterations on low-resolution sets and 1,000
@@ -61,7 +66,7 @@ class Preset:
 LOW_RESOLUTION = Preset()
 HIGH_RESOLUTION = Preset(iterations=1_000, lr_img=0.1, factor=3, real_batch=64)
 # scikit-learn's digits, 1,797 images of 16 px: a first try takes seconds, whatever the method
-DIGITS_ITERATIONS, DIGITS_BATCH = 200, 64
+DIGITS_ITERATIONS, DIGITS_BATCH, DIGITS_POOL, DIGITS_POOL_EPOCHS = 200, 64, 3, 5.0
 
 # moves a pixel as far in the first step as NCFM's optimiser
 NCFM_LR = 0.1
@@ -78,6 +83,8 @@ def fit_preset(preset: Preset, setting: Setting) -> Preset:
         preset,
         iterations=min(preset.iterations, DIGITS_ITERATIONS),
         real_batch=min(preset.real_batch, DIGITS_BATCH),
+        pool=min(preset.pool, DIGITS_POOL),
+        pool_epochs=min(preset.pool_epochs, DIGITS_POOL_EPOCHS),
     )
 
 

@@ -138,9 +138,7 @@ def idc(networks: Networks, real: Tensor, synthetic: Tensor, label: int) -> list
     return [sum((x - y).abs().sum() for x, y in zip(targets, ours, strict=True))]
 
 
-def idc_by_squares(
-    networks: Networks, real: Tensor, synthetic: Tensor, label: int
-) -> list[Tensor]:
+def idc_by_squares(networks: Networks, real: Tensor, synthetic: Tensor, label: int) -> list[Tensor]:
     targets = gradients_of(networks.embedding, real, label, (4,), False)
     ours = gradients_of(networks.embedding, synthetic, label, (4,), True)
     return [sum(((x - y) ** 2).sum() for x, y in zip(targets, ours, strict=True))]

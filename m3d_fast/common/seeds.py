@@ -16,6 +16,11 @@ PURPOSES = (
     "evaluation-network",
     "evaluation-training",
     "coreset",
+    "pool-network",
+    "pool-training",
+    "pool-choice",
+    "queue-choice",
+    "network-training",
 )
 
 

@@ -18,7 +18,7 @@ from ..config import ResolvedConfig
 from ..coreset import initial_pixels
 from ..loaders import RealImages
 from ..networks import build_network
-from ..run.checkpoint import SAMPLER
+from ..run.checkpoint import NETWORKS, SAMPLER
 from .chunk_step import Buffers, ChunkStep
 from .chunking import (
     CPU_SYNTHETIC_IMAGES,
@@ -28,8 +28,8 @@ from .chunking import (
 )
 from .cuda_graph import CudaGraphRunner
 from .embedding import Embedder
-from .network_sources import RandomNetworks
 from .pixel_store import DevicePixels, HostPixels, PixelState, fits_on_device, state_bytes
+from .sources.registry import build_source
 
 log = logging.getLogger("m3d_fast")
 
@@ -88,12 +88,13 @@ class Condenser:
             operations=parse_strategy(config.augment),
             probe_synthetic=self.method.probe_synthetic,
             noise_shape=self.method.noise_shape(cast(nn.Linear, network.head).in_features),
+            experts=self.method.experts,
         )
-        self._source = RandomNetworks(self.embedder, config)
+        # like the state, before the chunk's memory is measured: what is allocated counts as taken
+        self._source = build_source(config, self.embedder, real, lambda: self.pixels)
         if host_pixels is None:
             host_pixels = not self._pixels_fit_on_device()
         home = torch.device("cpu") if host_pixels else self.device
-        # before the chunk's memory is measured: what is allocated now counts as taken
         state = PixelState.start(initial_pixels(real, config, self.classes, device=home))
         self._rows = split_evenly(len(self.classes), self._choose_chunk_size(host_pixels))
         self.chunks = [self.classes[rows] for rows in self._rows]
@@ -116,6 +117,14 @@ class Condenser:
         The tensor itself, on its own device, safe to read and write until the next step.
         """
         return self._store.settle().pixels
+
+    @property
+    def pretraining_seconds(self) -> float:
+        """Seconds that training the networks of the source took before the run, or an earlier one.
+
+        Zero for sources that do not train before the first iteration.
+        """
+        return self._source.pretraining_seconds
 
     def step(self, iteration: int, *, value: bool = True) -> IterationResult:
         """Step every class once under the network of ``iteration``.
@@ -147,6 +156,8 @@ class Condenser:
                 finite[rows] = buffers.finite[:size]
                 if losses is not None:
                     losses[rows] = buffers.losses[:size]
+        with record_function("train networks"):
+            self._source.update(iteration)
         return IterationResult(losses, finite, loader_seconds)
 
     def seconds_per_iteration(self) -> float:
@@ -230,6 +241,8 @@ class Condenser:
         synthetic = self.config.synthetic_per_step
         if self.config.class_chunk is not None:
             return self.config.class_chunk
+        if self.config.scope == "joint":
+            return len(self.classes)
         if self.device.type == "cpu":
             return max(1, CPU_SYNTHETIC_IMAGES // synthetic)
         most = count_saturating_classes(
@@ -261,7 +274,9 @@ class Condenser:
         """All tensors that a resumed run needs, besides the number of iterations done."""
         pixels = self._store.settle()._asdict()
         positions = self.real.state_dict().items()
-        return pixels | {f"{SAMPLER}{name}": torch.from_numpy(v) for name, v in positions}
+        samplers = {f"{SAMPLER}{name}": torch.from_numpy(v) for name, v in positions}
+        networks = {f"{NETWORKS}{name}": tensor for name, tensor in self._source.state().items()}
+        return pixels | samplers | networks
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Restore what :meth:`state` returned.
@@ -276,10 +291,11 @@ class Condenser:
             raise UserError("the checkpoint holds tensors of other shapes than this run's")
         for name, tensor in self._store.settle()._asdict().items():
             tensor.copy_(tensors[name])
-        self.real.load_state_dict(
-            {
-                name.removeprefix(SAMPLER): tensor.numpy()
-                for name, tensor in tensors.items()
-                if name.startswith(SAMPLER)
-            }
-        )
+        positions = _select_by_prefix(tensors, SAMPLER).items()
+        self.real.load_state_dict({name: tensor.numpy() for name, tensor in positions})
+        self._source.load_state(_select_by_prefix(tensors, NETWORKS))
+
+
+def _select_by_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Those whose name begins with ``prefix``, without it."""
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from ..augment import augment
-from ..common.errors import UserError
 from ..methods.protocol import At, Network, Reading, Views
 from ..networks.arithmetic import CPU_PIECE, compile_per_shape
 
@@ -38,20 +37,29 @@ class NetworkView:
     Args:
         module: the network, in the precision of the run.
         layout: of the images in memory.
+        accuracy: of the network, ``()``.
+        noise: random numbers of the iteration.
+        expert: the network after all of its training, if there is one.
     """
 
-    accuracy: Tensor  # set by the embedder
-    noise: Tensor
-
-    def __init__(self, module: nn.Module, layout: torch.memory_format) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        layout: torch.memory_format,
+        accuracy: Tensor,
+        noise: Tensor,
+        expert: "NetworkView | None" = None,
+    ) -> None:
         self.module, self._layout = module, layout
+        self.accuracy, self.noise, self._expert = accuracy, noise, expert
         self._images: Tensor | None = None
         self._features: Tensor | None = None
 
     @property
-    def expert(self) -> Network:
-        """None of the sources has trained networks."""
-        raise UserError("no source has trained networks yet: leave out what reads them")
+    def expert(self) -> "NetworkView":
+        """The network after all of its training."""
+        assert self._expert is not None, "a method that reads experts sets Method.experts"
+        return self._expert
 
     def embed(self, images: Tensor) -> Tensor:
         """Last features before the head, ``(k, n, D)`` float32."""
@@ -98,11 +106,14 @@ class Embedder:
         mean: per channel, pixels in [0, 1].
         std: per channel.
         operations: names of the augmentation's operations.
+        experts: whether probes read the fully trained network too.
         noise_shape: of the random numbers that the probe finds in ``network.noise``.
 
     Attributes:
-        accuracy: running accuracy of the network's training, ``()``; a source fills it in place.
-        noise: random numbers of the iteration; filled in place.
+        network: float32 weights of the network of the iteration; :meth:`publish` what is written.
+        accuracy: of the network, ``()`` float32, written in place.
+        noise: random numbers of the iteration, written in place.
+        expert: the fully trained network that runs, written in place; None without ``experts``.
     """
 
     def __init__(
@@ -118,6 +129,7 @@ class Embedder:
         operations: tuple[str, ...],
         probe_synthetic: Probe | None = None,
         noise_shape: tuple[int, ...] = (0,),
+        experts: bool = False,
     ) -> None:
         self.network = network.requires_grad_(False).to(device)  # float32
         self.device, self.compiled, self.operations = device, compile, operations
@@ -130,7 +142,8 @@ class Embedder:
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self._running_copy = copy.deepcopy(self.network).to(dtype)
         if channels_last:
-            _convert_to_channels_last(self._running_copy)
+            convert_to_channels_last(self._running_copy)
+        self.expert = copy.deepcopy(self._running_copy) if experts else None
         self.accuracy = torch.zeros((), device=device)
         self.noise = torch.zeros(noise_shape, device=device)
         self._probe, self._probe_synthetic = probe, probe_synthetic or probe
@@ -197,10 +210,10 @@ class Embedder:
         return tuple(self._apply_probe(self._prepare(images, draws), labels, kind))
 
     def _apply_probe(self, images: Tensor, labels: Tensor, kind: str) -> Reading:
-        network = NetworkView(self._running_copy, self._layout)
-        network.accuracy, network.noise = self.accuracy, self.noise
+        shared = (self._layout, self.accuracy, self.noise)
+        expert = None if self.expert is None else NetworkView(self.expert, *shared)
         probe = self._probe if kind == "real" else self._probe_synthetic
-        return probe(network, images, labels)
+        return probe(NetworkView(self._running_copy, *shared, expert), images, labels)
 
 
 def _join_pieces(readings: list[Reading], sizes: list[int]) -> Reading:
@@ -224,7 +237,7 @@ def _join_classes(readings: list[Reading]) -> Reading:
     return Reading(each, mean)
 
 
-def _convert_to_channels_last(network: nn.Module) -> None:
+def convert_to_channels_last(network: nn.Module) -> None:
     """Give the weights of convolutions channels-last strides, also those of one input channel.
 
     torch treats a weight of one input channel as contiguous in either layout, and then convolves 8x

@@ -7,7 +7,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..augment import augment, augment_imagenet, cutmix, draw, parse_strategy
+from ..augment import (
+    CUTMIX_UNIFORMS,
+    IMAGENET_NORMALS,
+    IMAGENET_UNIFORMS,
+    augment,
+    augment_imagenet,
+    cutmix,
+    draw,
+    parse_strategy,
+)
 from ..loaders import RealImages
 from ..networks import initialise
 from ..networks.arithmetic import CPU_PIECE, autocast, compile_per_shape, convolutions
@@ -96,14 +105,21 @@ class Trainer:
 
     def _loss(self, images: Tensor, labels: Tensor, stream: torch.Generator) -> Tensor:
         if self._imagenet:
-            images = self._normalise(augment_imagenet(images, stream))
+            uniforms = self._draw(torch.rand, stream, len(images), IMAGENET_UNIFORMS)
+            normals = self._draw(torch.randn, stream, len(images), IMAGENET_NORMALS)
+            images = self._normalise(augment_imagenet(images, uniforms, normals))
         else:
             draws = draw(len(images), stream)
             images = augment(self._normalise(images)[:, None], draws, self._operations)[:, 0]
-        images, pasted, kept = cutmix(images, labels, self.protocol.cutmix, stream)
+        box = self._draw(torch.rand, stream, CUTMIX_UNIFORMS)
+        order = self._draw(torch.randperm, stream, len(images))
+        images, pasted, kept = cutmix(images, labels, self.protocol.cutmix, box, order)
         logits = self._compute_logits(images)
         loss = kept * F.cross_entropy(logits, labels)
         return loss + (1 - kept) * F.cross_entropy(logits, pasted)
+
+    def _draw(self, draw: Callable[..., Tensor], stream: torch.Generator, *shape: int) -> Tensor:
+        return draw(*shape, generator=stream, device=self.device)
 
     def _normalise(self, images: Tensor) -> Tensor:
         return (images - self._mean) / self._std

@@ -17,7 +17,7 @@ def cross_entropies(network: Network, images: Tensor, labels: Tensor) -> Tensor:
 
 
 class Calibration(Term):
-    """Keeps images recognisable to networks trained on real data.
+    """Keeps images recognisable to networks trained on real data, which only a pool has.
 
     The term of DANCE (arXiv 2406.01063) and NCFM (arXiv 2502.20653): the mean over a class's images
     and, as the engine does for every loss, the sum over classes. Published code steps it by itself,

@@ -42,7 +42,7 @@ class Term(ABC):
 
 @dataclass(frozen=True)
 class Combined(Method):
-    """A method and terms added to its loss.
+    """A method and terms added to its loss; with a term that reads experts, under pooled networks.
 
     Attributes:
         base: the method.
@@ -55,12 +55,13 @@ class Combined(Method):
     def __post_init__(self) -> None:
         scopes: list[Scope] = ["class", "set", "joint"]
         parts: list[Method | Term] = [self.base, *(term for term, _ in self.added)]
+        experts = any(part.experts for part in parts)
         of_the_parts = {
             "terms": (*self.base.terms, *(term.name for term, _ in self.added)),
             "scope": max((part.scope for part in parts), key=scopes.index),
-            "networks_from": self.base.networks_from,
+            "networks_from": "pool" if experts else self.base.networks_from,
             "float32_only": any(part.float32_only for part in parts),
-            "experts": any(part.experts for part in parts),
+            "experts": experts,
             "max_synthetic": self.base.max_synthetic,
         }
         for name, value in of_the_parts.items():

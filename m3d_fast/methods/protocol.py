@@ -47,7 +47,8 @@ class Network(Protocol):
 
     Attributes:
         module: the network itself, over ``(B, channels, H, W)``, in the precision of the run.
-        accuracy: running accuracy of its training, 0 to 1, float32 ``()``; 0 if it is not trained.
+        accuracy: share of its last training images that the network classified correctly, ``()``
+            float32; 0 of one that the run has not trained.
         noise: numbers of N(0, 1), anew for every iteration, float32, of the shape that the method
             asks for (:meth:`Method.noise_shape`).
     """
@@ -58,7 +59,7 @@ class Network(Protocol):
 
     @property
     def expert(self) -> "Network":
-        """A trained network, if the method declares that it reads ``experts``."""
+        """The network after all of its training; of methods with ``experts`` alone."""
         ...
 
     def embed(self, images: Tensor) -> Tensor:
@@ -92,7 +93,7 @@ class Method(ABC):
             all classes at once (one rank, one chunk).
         networks_from: the source of the embedding networks, unless set.
         float32_only: whether the network must run in float32 or tf32.
-        experts: whether ``network.expert`` is read.
+        experts: whether the probe also reads ``network.expert``, which only a pool has.
         max_synthetic: decoded images of a class in one step; of more, a random choice.
     """
 

@@ -22,14 +22,26 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
-def convolutions(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """cuDNN's float32 arithmetic, whatever torch's global flags; it may benchmark algorithms."""
+def convolutions(
+    device: torch.device, precision: str, *, deterministic: bool = False
+) -> AbstractContextManager[object]:
+    """cuDNN's float32 arithmetic, whatever torch's global flags.
+
+    Args:
+        device: where the network runs; on a CPU nothing is set.
+        precision: of the network.
+        deterministic: take algorithms that give the same bits every time, instead of the fastest
+            of those that cuDNN compares.
+    """
     if device.type != "cuda":
         return contextlib.nullcontext()
     return cast(
         AbstractContextManager[object],
         torch.backends.cudnn.flags(
-            enabled=True, benchmark=True, deterministic=False, allow_tf32=precision == "tf32"
+            enabled=True,
+            benchmark=not deterministic,
+            deterministic=deterministic,
+            allow_tf32=precision == "tf32",
         ),
     )
 
