@@ -68,6 +68,9 @@ HIGH_RESOLUTION = Preset(iterations=1_000, lr_img=0.1, factor=3, real_batch=64)
 # scikit-learn's digits, 1,797 images of 16 px: a first try takes seconds, whatever the method
 DIGITS_ITERATIONS, DIGITS_BATCH, DIGITS_POOL, DIGITS_POOL_EPOCHS = 200, 64, 3, 5.0
 
+# images of a class, where the batches of IDM and NCFM would exceed it
+CLASS_SIZES = {"cifar100": 500, "tinyimagenet": 500}
+
 # moves a pixel as far in the first step as NCFM's optimiser
 NCFM_LR = 0.1
 
@@ -106,7 +109,7 @@ def cafe_preset(setting: Setting) -> Preset:
 
 def idm_preset(setting: Setting) -> Preset:
     """IDM (arXiv 2307.09742); with one image per class it sees 5,000 real images in each step."""
-    batch = 5_000 if setting.ipc == 1 else 256
+    batch = min(5_000, CLASS_SIZES.get(setting.dataset, 5_000)) if setting.ipc == 1 else 256
     return replace(dm_preset(setting), factor=2, init="mix", real_batch=batch, lr_img=0.2)
 
 
@@ -154,7 +157,8 @@ def ncfm_preset(setting: Setting) -> Preset:
 
     NCFM_LR moves a pixel as far per step, as measured (see there).
     """
-    return Preset(iterations=20_000, lr_img=NCFM_LR * setting.ipc, real_batch=1_024, ipm=1)
+    batch = min(1_024, CLASS_SIZES.get(setting.dataset, 1_024))
+    return Preset(iterations=20_000, lr_img=NCFM_LR * setting.ipc, real_batch=batch, ipm=1)
 
 
 def dsa_strategy(dataset: str) -> str:

@@ -121,8 +121,9 @@ def _convert(value: Any, kind: Any) -> Any:
     if origin is tuple:
         parts = value.split(",") if isinstance(value, str) else value
         return tuple(_convert(part, arguments[0]) for part in parts)
-    if kind is bool and isinstance(value, str):
-        value = {"true": True, "1": True, "false": False, "0": False}.get(value.lower(), value)
+    if kind is bool and not isinstance(value, bool):
+        words = {"true": True, "1": True, "false": False, "0": False}
+        value = words.get(str(value).lower(), value)
     if kind in (int, float) and not isinstance(value, bool):
         number = float(value)
         if kind is int and number != int(number):

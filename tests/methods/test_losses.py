@@ -173,5 +173,5 @@ def test_calibration_is_a_column_of_its_own(base: str, monkeypatch: pytest.Monke
     expected, own = read_and_compare(alone, network, real, synthetic)
     torch.testing.assert_close(losses, torch.cat([expected, 0.25 * errors.detach()], 1).to(losses))
     torch.testing.assert_close(gradient, own + 0.25 * added, rtol=1e-5, atol=1e-9)
-    without, gradient = read_and_compare(both, network, real, synthetic, value=False)
+    _, gradient = read_and_compare(both, network, real, synthetic, value=False)
     torch.testing.assert_close(gradient, own + 0.25 * added, rtol=1e-5, atol=1e-9)
