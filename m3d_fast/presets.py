@@ -71,8 +71,10 @@ DIGITS_ITERATIONS, DIGITS_BATCH, DIGITS_POOL, DIGITS_POOL_EPOCHS = 200, 64, 3, 5
 # images of a class, where the batches of IDM and NCFM would exceed it
 CLASS_SIZES = {"cifar100": 500, "tinyimagenet": 500}
 
-# moves a pixel as far in the first step as NCFM's optimiser
-NCFM_LR = 0.1
+# NCFM's AdamW moves every pixel by its rate, 0.001, in the first step. SGD does so on average at
+# 0.001 / 0.42, the RMS gradient of digits enlarged to 32 px, one image per class; it falls as
+# 1 / (images per class x pixels) (4 images: 0.107; 16 px: 1.6)
+NCFM_LR = 2.4e-3
 
 # DM (arXiv 2110.04181): real images, a new network every iteration, one operation of DSA per draw
 DM = Preset(iterations=20_000, factor=1, real_batch=256, init="real", ipm=1)
@@ -158,7 +160,8 @@ def ncfm_preset(setting: Setting) -> Preset:
     NCFM_LR moves a pixel as far per step, as measured (see there).
     """
     batch = min(1_024, CLASS_SIZES.get(setting.dataset, 1_024))
-    return Preset(iterations=20_000, lr_img=NCFM_LR * setting.ipc, real_batch=batch, ipm=1)
+    lr = NCFM_LR * setting.ipc * (setting.size / 32) ** 2
+    return Preset(iterations=20_000, lr_img=lr, real_batch=batch, ipm=1)
 
 
 def dsa_strategy(dataset: str) -> str:

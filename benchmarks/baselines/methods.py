@@ -184,15 +184,14 @@ def cafe_losses(networks: Networks, real: Tensor, synthetic: Tensor) -> Tensor:
     """CAFE's terms ``(C, 2)``; it compares the classes with each other."""
     network = networks.embedding
     with torch.no_grad():
-        targets = [read_maps(network, images, 3) for images in real]
-    maps = [read_maps(network, images, 3) for images in synthetic]
-    centres = torch.stack([part[-1].flatten(1).mean(0) for part in maps])
+        targets = [[*read_maps(network, x, 2), embed(network, x)] for x in real]
+    maps = [[*read_maps(network, y, 2), embed(network, y)] for y in synthetic]
+    centres = torch.stack([part[-1].mean(0) for part in maps])
     losses = []
     for label, (x, y) in enumerate(zip(targets, maps, strict=True)):
         layers = [(a.mean(0) - b.mean(0)).square().sum() for a, b in zip(x, y, strict=True)]
-        layers.append(layers[-1])  # the last features are the last map
-        matched = 0.1 * layers[-1] + 0.1 * layers[-2] + sum(layers[:-2])
-        logits = x[-1].flatten(1) @ centres.T
+        matched = layers[-1] + layers[-2] + 0.1 * sum(layers[:-2])
+        logits = x[-1] @ centres.T
         own = torch.full((len(logits),), label)
         errors = F.cross_entropy(logits, own, reduction="sum")
         losses.append(torch.stack([matched, 0.01 * errors]))
