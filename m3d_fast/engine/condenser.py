@@ -141,6 +141,8 @@ class Condenser:
         first, last = self.classes.start, self.classes.stop
         stream = generator(seed, "augment", iteration, device=self.device)
         draws = draw(self.real.num_classes, stream)[first:last]
+        if self.config.scope == "joint":  # a draw of its own would tell one class from another
+            draws = draws[:1].expand_as(draws)
         selected = self._select_decoded(iteration)
         shape = (count, len(self.method.terms))
         losses = torch.empty(shape, device=self.device) if value else None

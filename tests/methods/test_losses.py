@@ -117,6 +117,9 @@ def test_gradients_in_pieces_average_to_that_of_the_whole(monkeypatch: pytest.Mo
     ]
     for all_images, two, three in zip(whole, *parts, strict=True):
         torch.testing.assert_close(0.4 * two + 0.6 * three, all_images)
+    alone = method.probe(network, real[1:2], labels[1:2]).mean
+    for all_classes, one in zip(whole, alone, strict=True):
+        torch.testing.assert_close(one, all_classes[1:2])
 
 
 def test_a_layer_without_gradient_breaks_no_cosine() -> None:

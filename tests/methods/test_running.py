@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from m3d_fast.common.errors import UserError
 from m3d_fast.engine.embedding import Embedder
-from m3d_fast.methods import Views, build_method
+from m3d_fast.methods import METHODS, Method, Views, add_terms, build_method
 from m3d_fast.networks import build_network, convnet
 from tests.helpers.commands import PATIENCE, environment
 from tests.helpers.condensers import digits_condenser, digits_settings
@@ -88,31 +89,64 @@ def test_idc_shows_at_most_128_synthetic_images() -> None:
     assert digits_settings(ipc=60).synthetic_per_step == 200
 
 
-@pytest.mark.filterwarnings("default")  # dynamo looks at .grad of tensors that have none
-def test_gradient_matching_is_one_compiled_graph(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The backward pass of a compiled gradient is that of the eager one."""
-    # the back end that compiles nothing: what can fail is tracing and differentiation
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+def test_classes_that_are_compared_share_their_augmentation() -> None:
+    shown = []
+    for name in ("cafe", "datadam"):
+        settings = digits_settings(
+            method=name, networks_from="random", augment="color_crop", **CHEAP
+        )
+        condenser = digits_condenser(settings)
+        condenser.step(0)
+        shown.append(condenser._buffers.draws)
+    assert (shown[0] == shown[0][:1]).all()
+    assert not (shown[1] == shown[1][:1]).any(1).all()
+
+
+def read_compiled(
+    method: Method, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> list[tuple[Tensor, Tensor]]:
+    """Terms and gradient in the pixels, eager and compiled into one graph."""
+    # back ends that compile nothing: what can fail is tracing and differentiation
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     monkeypatch.setattr(convnet, "WIDTH", 6)
     torch.manual_seed(2)
-    network, method = build_network("convnet3", 1, 16, 10), build_method("dc", {})
+    network = build_network("convnet3", 1, 16, 10)
     views = Views(torch.rand(2, 3, 1, 16, 16), torch.rand(2, 12), torch.tensor([1, 7]))
     ends = []
     for compile in (False, True):
         embedder = Embedder(
             *(network, method.probe, torch.device("cpu"), "fp32", compile),
             **{"mean": (0.3,), "std": (0.2,), "operations": ("color",)},
+            experts=method.experts,
+            probe_synthetic=method.probe_synthetic,
+            noise_shape=method.noise_shape(24),
         )
         embedder.publish()
-        real = embedder.real(views._replace(images=(views.images.flip(1) * 255).byte()))
+        embedder.accuracy.fill_(0.5)
+        embedder.noise.copy_(torch.linspace(-1, 1, embedder.noise.numel()).view_as(embedder.noise))
+        real = embedder.real(views._replace(images=(views.images.square() * 255).byte()))
         leaf = views.images.clone().requires_grad_()
-        losses, objective = method.losses(
-            real, embedder.synthetic(views._replace(images=leaf)), True
-        )
+        reading = embedder.synthetic(views._replace(images=leaf))
+        losses, objective = method.losses(real, reading, True)
         ends.append((losses, *torch.autograd.grad(objective, leaf)))
-    torch.testing.assert_close(ends[1][0], ends[0][0], rtol=1e-5, atol=1e-4)
-    scale = ends[0][1].abs().max()
-    assert (ends[1][1] - ends[0][1]).abs().max() < 1e-3 * scale
+    return ends
+
+
+CASES = [(name, {}, {}) for name in METHODS]
+CASES += [("ncfm", {"exact": 1}, {}), ("datadam", {}, {"calibration": 0.5})]
+
+
+@pytest.mark.filterwarnings("default")  # dynamo looks at .grad of tensors that have none
+@pytest.mark.parametrize(("name", "options", "add"), CASES)
+def test_what_a_method_reads_is_one_graph(
+    name: str, options: dict, add: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = add_terms(build_method(name, options), add)
+    # the backward pass of a gradient is traced, too, by this one alone
+    backend = "aot_eager" if method.float32_only else "eager"
+    (losses, gradient), (same, compiled) = read_compiled(method, monkeypatch, backend)
+    torch.testing.assert_close(same, losses, rtol=1e-4, atol=1e-4)
+    assert (compiled - gradient).abs().max() < 1e-3 * gradient.abs().max()
 
 
 OWN = """
