@@ -17,7 +17,6 @@ from ...common.signals import Interrupted, stop_signals
 from ...common.tensors import read_tensors, write_tensors
 from ...config import ResolvedConfig
 from ...loaders import ClassSampler, RealImages
-from ...networks import initialise
 from ...presets import dsa_strategy, protocol_for
 from .training import IntArray, LabelledRows, NetworkTraining, Recipe, leave_out_cutout
 from .weights import Weights
@@ -123,8 +122,7 @@ class PoolTraining:
 
     def _begin(self, network: int) -> None:
         stream = generator(self._config.seed, "pool-network", network, device=self._device)
-        initialise(self._training.network, stream)
-        self._training.begin()
+        self._training.initialise(stream)
         self._keep(network, 0)
 
     def _find_rate(self, step: int) -> float:

@@ -9,7 +9,6 @@ from torch import Tensor
 from ...common.seeds import derive_seed, generator
 from ...config import ResolvedConfig
 from ...loaders import RealImages
-from ...networks import initialise
 from ..embedding import Embedder
 from .training import LabelledRows, NetworkTraining, Recipe
 from .weights import Weights
@@ -90,7 +89,7 @@ class QueuedNetworks:
     def _draw(self, number: int) -> None:
         """Add a random network."""
         stream = generator(self._config.seed, "network", number, device=self._embedder.device)
-        initialise(self._training.network, stream)
+        self._training.initialise(stream)
         slot = number % len(self._weights)
         self._trained.read(self._weights[slot])
         self._accuracy[slot] = 0.0

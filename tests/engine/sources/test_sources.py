@@ -1,9 +1,12 @@
 """Every source under the engine's promises: seeds, state, chunks, ranks."""
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.bench_condense import generate_images
 from m3d_fast.config import ResolvedConfig
 from m3d_fast.engine.condenser import Condenser
 from m3d_fast.engine.sources import queue
@@ -75,7 +78,7 @@ def test_a_queue_grows_trains_two_networks_and_replaces_the_oldest(monkeypatch) 
         known.append(condenser.state()["networks.weights"].clone())
     changed = [
         [not torch.equal(*rows) for rows in zip(before, after, strict=True)]
-        for before, after in zip(known, known[1:], strict=False)
+        for before, after in itertools.pairwise(known)
     ]
     assert changed[0] == [True, False, False]
     assert changed[1] == [True, True, False], "one trains, the second comes"
@@ -115,7 +118,7 @@ def test_a_network_trained_on_the_synthetic_set_follows_its_pixels() -> None:
 @pytest.mark.parametrize("source", ["pool", *TRAINED])
 def test_a_source_does_not_wait_for_the_device(source: str) -> None:
     config = settings(source, device="cuda", precision="bf16", compile=False, cuda_graphs=True)
-    condenser = digits_condenser(config)
+    condenser = Condenser(config, generate_images(10, 20, 1, 16, device="cuda"))
     run(condenser, 0, 2)
     torch.cuda.set_sync_debug_mode("error")
     try:
