@@ -22,6 +22,11 @@ def iterations_per_network(ipc: int) -> int:
     return 5 if ipc == 1 else 30
 
 
+def count_slots(config: ResolvedConfig) -> int:
+    """Networks that the queue of a run comes to."""
+    return min(LENGTH, 1 + config.iterations // iterations_per_network(config.ipc))
+
+
 class QueuedNetworks:
     """Up to 100 networks, a new one every 30 iterations (5 at one image per class).
 
@@ -49,7 +54,7 @@ class QueuedNetworks:
         self._trained = Weights(self._training.network.parameters())
         self._target = Weights(embedder.network.parameters())
         self._every = iterations_per_network(config.ipc)
-        slots = min(LENGTH, 1 + config.iterations // self._every)
+        slots = count_slots(config)
         self._weights = torch.zeros(slots, self._trained.count, device=embedder.device)
         self._accuracy = torch.zeros(slots, device=embedder.device)
         self._draw(0)

@@ -10,6 +10,7 @@ from benchmarks.bench_condense import generate_images
 from m3d_fast.config import ResolvedConfig
 from m3d_fast.engine.condenser import Condenser
 from m3d_fast.engine.sources import queue
+from m3d_fast.engine.sources.registry import network_state_bytes
 from tests.helpers.condensers import copy_state, digits_condenser, digits_settings
 
 TRAINED = ("queue", "real", "synthetic")
@@ -67,6 +68,16 @@ def test_every_rank_trains_the_same_networks(source: str) -> None:
     whole, share = digits_condenser(config), digits_condenser(config, classes=range(4, 8))
     assert all(map(torch.equal, run(whole, last=3), run(share, last=3)))
     assert torch.equal(share.pixels, whole.pixels[4:8])
+
+
+@pytest.mark.parametrize("source", ["random", *TRAINED])
+def test_the_disk_for_networks_is_known_before(source: str) -> None:
+    config = settings(source)
+    condenser = digits_condenser(config)
+    networks = [v for k, v in condenser.state().items() if k.startswith("networks.")]
+    required = network_state_bytes(config, condenser.real)
+    assert 0 <= sum(4 * tensor.numel() for tensor in networks) - required < 100, "accuracies aside"
+    assert (required > 0) == (source in TRAINED)
 
 
 def test_a_queue_grows_trains_two_networks_and_replaces_the_oldest(monkeypatch) -> None:
