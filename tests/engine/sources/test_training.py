@@ -1,6 +1,7 @@
 """The training step is torch's SGD; its batches are the images and labels of the data set."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -72,8 +73,7 @@ def test_a_step_as_a_graph_is_the_step(monkeypatch: pytest.MonkeyPatch, cutmix: 
     monkeypatch.setattr(module, "CudaGraphRunner", Replayed)
     recipe = Recipe(6, "color_crop_rotate", cutmix)
     config = digits_settings()
-    object.__setattr__(config, "cuda_graphs", True)
-    graphed, plain = make(config, recipe), make(digits_settings(), recipe)
+    graphed, plain = make(replace(config, cuda_graphs=True), recipe), make(config, recipe)
     updated = [*graphed.network.parameters(), *graphed.momentum, graphed.accuracy]
     for number, (images, labels) in enumerate(batches(2, config)):
         for each in (graphed, plain):
