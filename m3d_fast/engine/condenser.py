@@ -76,20 +76,7 @@ class Condenser:
         self.config, self.real, self.device = config, real, real.device
         self.method = config.build_method()
         self.classes = range(real.num_classes) if classes is None else classes
-        network = build_network(config.network, real.image_shape[0], config.size, real.num_classes)
-        self.embedder = Embedder(
-            network,
-            self.method.probe,
-            self.device,
-            config.precision,
-            config.compile,
-            mean=real.mean,
-            std=real.std,
-            operations=parse_strategy(config.augment),
-            probe_synthetic=self.method.probe_synthetic,
-            noise_shape=self.method.noise_shape(cast(nn.Linear, network.head).in_features),
-            experts=self.method.experts,
-        )
+        self.embedder = self._build_embedder()
         # like the state, before the chunk's memory is measured: what is allocated counts as taken
         self._source = build_source(config, self.embedder, real, lambda: self.pixels)
         if host_pixels is None:
@@ -120,10 +107,7 @@ class Condenser:
 
     @property
     def pretraining_seconds(self) -> float:
-        """Seconds that training the networks of the source took before the run, or an earlier one.
-
-        Zero for sources that do not train before the first iteration.
-        """
+        """Seconds that training the networks took before this run, or before another one; or 0."""
         return self._source.pretraining_seconds
 
     def step(self, iteration: int, *, value: bool = True) -> IterationResult:
@@ -214,6 +198,23 @@ class Condenser:
         stream = generator(self.config.seed, "select", iteration, device=self.device)
         numbers = torch.rand(self.real.num_classes, count, generator=stream, device=self.device)
         return numbers.argsort(1)[self.classes.start : self.classes.stop, :shown]
+
+    def _build_embedder(self) -> Embedder:
+        config, real = self.config, self.real
+        network = build_network(config.network, real.image_shape[0], config.size, real.num_classes)
+        return Embedder(
+            network,
+            self.method.probe,
+            self.device,
+            config.precision,
+            config.compile,
+            mean=real.mean,
+            std=real.std,
+            operations=parse_strategy(config.augment),
+            probe_synthetic=self.method.probe_synthetic,
+            noise_shape=self.method.noise_shape(cast(nn.Linear, network.head).in_features),
+            experts=self.method.experts,
+        )
 
     def _allocate_buffers(self, classes: int) -> Buffers:
         shape, terms = self.real.image_shape, len(self.method.terms)

@@ -18,6 +18,7 @@ from ...common.files import lock_file
 from ...common.tensors import read_tensors
 from ...config import ResolvedConfig
 from ...loaders import RealImages, file_name
+from ...loaders.download import CACHE
 from .pool_training import POOL_FORMAT, PoolTraining, count_stages
 
 log = logging.getLogger("m3d_fast")
@@ -72,7 +73,7 @@ def open_pool(config: ResolvedConfig, real: RealImages) -> Pool:
 def find_cache() -> Path:
     """The folder of what is computed once for many runs: ``$M3D_FAST_CACHE``, or below the home."""
     given = os.environ.get(CACHE_VARIABLE)
-    return Path(given).expanduser() if given else Path.home() / ".cache" / "m3d_fast"
+    return Path(given or CACHE).expanduser()
 
 
 def _describe(config: ResolvedConfig, real: RealImages) -> dict[str, Any]:

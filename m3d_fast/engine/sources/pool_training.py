@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ...common.errors import UserError
 from ...common.hardware import compile_pays
@@ -17,7 +18,6 @@ from ...common.signals import Interrupted, stop_signals
 from ...common.tensors import read_tensors, write_tensors
 from ...config import ResolvedConfig
 from ...loaders import ClassSampler, RealImages
-from ...networks import initialise
 from ...presets import dsa_strategy, protocol_for
 from .training import IntArray, LabelledRows, NetworkTraining, Recipe, leave_out_cutout
 from .weights import Weights
@@ -78,38 +78,40 @@ class PoolTraining:
             Interrupted: after Ctrl-C or SIGTERM, with what is trained saved.
         """
         done, seconds = self._restore()
-        log.info(
-            "training a pool of %d networks, %g epochs each, into %s",
-            self._config.pool,
-            self._config.pool_epochs,
-            self._path,
-        )
-        bar, start, written = rank_of_process() == 0, time.monotonic(), time.monotonic()
+        pool = f"{self._config.pool} networks, {self._config.pool_epochs:g} epochs each"
+        log.info("training a pool of %s, into %s", pool, self._path)
+        first, start = done, time.monotonic() - seconds
+        written, bar = time.monotonic(), rank_of_process() == 0
         progress = Progress(
             "train pool", self._total, done=done, images_per_step=self._batch, bar=bar
         )
-        first = done
         with stop_signals(patient=processes_on_machine() > 1) as stop_requested, progress:
             for images, labels in self._rows.read(lambda: self._iterate_rows(first)):
-                network, step = divmod(done, self._steps)
-                if step == 0:
-                    self._begin(network)
-                counters = ("pool-training", network, step + 1)
-                stream = generator(self._config.seed, *counters, device=self._device)
-                self._training.take(images, labels, stream, self._find_rate(step))
+                self._take(done, images, labels)
                 done += 1
-                self._keep(network, step + 1)
                 progress.update(done)
                 stop = stop_requested()
                 if stop or time.monotonic() - written > SECONDS_APART:
-                    self._write_partial(done, seconds + time.monotonic() - start)
+                    self._write_partial(done, time.monotonic() - start)
                     written = time.monotonic()
                 if stop:
                     raise Interrupted(
                         f"interrupted while the pool of networks was trained, {done} of "
                         f"{self._total} steps are kept; the same command continues"
                     )
-        self._write(seconds + time.monotonic() - start)
+        self._write(time.monotonic() - start)
+
+    def _take(self, done: int, images: Tensor, labels: Tensor) -> None:
+        """Take the step after which ``done + 1`` are complete."""
+        network, step = divmod(done, self._steps)
+        if step == 0:
+            drawing = generator(self._config.seed, "pool-network", network, device=self._device)
+            self._training.initialise(drawing)
+            self._keep(network, 0)
+        counters = ("pool-training", network, step + 1)
+        stream = generator(self._config.seed, *counters, device=self._device)
+        self._training.take(images, labels, stream, self._find_rate(step))
+        self._keep(network, step + 1)
 
     def _iterate_rows(self, done: int) -> Iterator[IntArray]:
         """Rows of every batch after ``done``: for each network its own endless shuffle."""
@@ -120,12 +122,6 @@ class PoolTraining:
             sampler.skip([0], first * self._batch)
             for _ in range(first, self._steps):
                 yield sampler.draw([0], self._batch)[0]
-
-    def _begin(self, network: int) -> None:
-        stream = generator(self._config.seed, "pool-network", network, device=self._device)
-        initialise(self._training.network, stream)
-        self._training.begin()
-        self._keep(network, 0)
 
     def _find_rate(self, step: int) -> float:
         """Learning rate of a step, a multiple of the recipe's."""

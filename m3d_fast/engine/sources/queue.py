@@ -9,7 +9,6 @@ from torch import Tensor
 from ...common.seeds import derive_seed, generator
 from ...config import ResolvedConfig
 from ...loaders import RealImages
-from ...networks import initialise
 from ..embedding import Embedder
 from .training import LabelledRows, NetworkTraining, Recipe
 from .weights import Weights
@@ -21,6 +20,11 @@ TRAINED, STEPS, BATCH = 2, 10, 256  # networks after every step, and the steps o
 def iterations_per_network(ipc: int) -> int:
     """Iterations after which the queue gets another network."""
     return 5 if ipc == 1 else 30
+
+
+def count_slots(config: ResolvedConfig) -> int:
+    """Networks that the queue of a run comes to."""
+    return min(LENGTH, 1 + config.iterations // iterations_per_network(config.ipc))
 
 
 class QueuedNetworks:
@@ -50,7 +54,7 @@ class QueuedNetworks:
         self._trained = Weights(self._training.network.parameters())
         self._target = Weights(embedder.network.parameters())
         self._every = iterations_per_network(config.ipc)
-        slots = min(LENGTH, 1 + config.iterations // self._every)
+        slots = count_slots(config)
         self._weights = torch.zeros(slots, self._trained.count, device=embedder.device)
         self._accuracy = torch.zeros(slots, device=embedder.device)
         self._draw(0)
@@ -90,7 +94,7 @@ class QueuedNetworks:
     def _draw(self, number: int) -> None:
         """Add a random network."""
         stream = generator(self._config.seed, "network", number, device=self._embedder.device)
-        initialise(self._training.network, stream)
+        self._training.initialise(stream)
         slot = number % len(self._weights)
         self._trained.read(self._weights[slot])
         self._accuracy[slot] = 0.0

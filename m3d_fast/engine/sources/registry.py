@@ -2,15 +2,17 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from ...config import ResolvedConfig
 from ...loaders import RealImages
+from ...networks import build_network
 from ..embedding import Embedder
 from .pool import PoolNetworks
 from .pool_file import open_pool
 from .protocol import NetworkSource
-from .queue import QueuedNetworks
+from .queue import QueuedNetworks, count_slots
 from .random import RandomNetworks
 from .real import RealTrainedNetwork
 from .synthetic import SyntheticTrainedNetwork
@@ -41,6 +43,16 @@ def build_source(
             return SyntheticTrainedNetwork(embedder, config, real, pixels)
         case _:
             return RandomNetworks(embedder, config)
+
+
+def network_state_bytes(config: ResolvedConfig, real: RealImages) -> int:
+    """Bytes of a checkpoint's networks; float32 weights, and the momentum of a single network."""
+    trained = {"queue": count_slots(config), "real": 2, "synthetic": 2}
+    with torch.device("meta"):
+        channels = real.image_shape[0]
+        network = build_network(config.network, channels, config.size, real.num_classes)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return 4 * parameters * trained.get(config.networks_from, 0)
 
 
 def prepare_source(config: ResolvedConfig, real: RealImages) -> None:

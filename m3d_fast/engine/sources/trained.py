@@ -7,7 +7,6 @@ from torch import Tensor
 
 from ...common.seeds import generator
 from ...config import ResolvedConfig
-from ...networks import initialise
 from ..embedding import Embedder
 from .training import NetworkTraining
 from .weights import Weights
@@ -68,8 +67,7 @@ class TrainedNetwork(ABC):
 
     def _draw(self, model: int) -> None:
         stream = generator(self._config.seed, "network", model, device=self._embedder.device)
-        initialise(self._training.network, stream)
-        self._training.begin()
+        self._training.initialise(stream)
         self._changed = True
 
     @abstractmethod

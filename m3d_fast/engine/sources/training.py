@@ -1,5 +1,6 @@
 """The training of an embedding network: steps of SGD on fixed buffers, without the host."""
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -7,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...augment import CUTMIX_UNIFORMS, UNIFORMS, augment, cutmix, parse_strategy
 from ...config import ResolvedConfig
 from ...loaders import RealImages
-from ...networks import build_network
+from ...networks import build_network, initialise
 from ...networks.arithmetic import autocast, compile_per_shape, convolutions
 from ..cuda_graph import CudaGraphRunner
 from ..embedding import convert_to_channels_last
@@ -57,7 +58,7 @@ class NetworkTraining:
         dtype: of the images: uint8, or float32 in [0, 1].
 
     Attributes:
-        network: float32; its weights may be set at any time.
+        network: float32; its weights may be written at any time.
         momentum: of the parameters, updated in place.
         accuracy: share of the images that were classified correctly since :meth:`begin`, ``()``.
     """
@@ -72,7 +73,13 @@ class NetworkTraining:
         dtype: torch.dtype = torch.uint8,
     ) -> None:
         self._device, self._precision, self._recipe = real.device, config.precision, recipe
-        self.network = _build(config, real, channels_last=compile)
+        channels = real.image_shape[0]
+        self._drawn = build_network(config.network, channels, config.size, real.num_classes)
+        self._drawn.requires_grad_(False).to(self._device)
+        self.network = copy.deepcopy(self._drawn)
+        if compile or self._device.type == "cuda":
+            convert_to_channels_last(self.network)
+        self.network.requires_grad_(True)
         self._parameters: list[Tensor] = list(self.network.parameters())
         self.momentum = [torch.zeros_like(parameter) for parameter in self._parameters]
         self._operations = parse_strategy(recipe.augment)
@@ -100,6 +107,16 @@ class NetworkTraining:
         self._share = torch.ones((), device=device)  # of the next step's accuracy in the mean
         self.accuracy = torch.zeros((), device=device)
         self._steps = 0
+
+    def initialise(self, stream: torch.Generator) -> None:
+        """Draw the weights of a new network from ``stream``, as embedding networks are drawn.
+
+        The layout of the network in memory makes no difference: it is drawn in that of the CPU.
+        """
+        initialise(self._drawn, stream)
+        with torch.no_grad():
+            torch._foreach_copy_(self._parameters, list(self._drawn.parameters()))
+        self.begin()
 
     def begin(self, *, momentum: bool = False) -> None:
         """Begin to count the accuracy anew.
@@ -162,16 +179,6 @@ class NetworkTraining:
         loss = kept * F.cross_entropy(logits, labels)
         loss = loss + (1 - kept) * F.cross_entropy(logits, pasted)
         return loss, (logits.detach().argmax(1) == labels).float().mean()
-
-
-def _build(config: ResolvedConfig, real: RealImages, *, channels_last: bool) -> nn.Module:
-    """A network of the run's kind that can be trained, in the layout that is fast."""
-    channels = real.image_shape[0]
-    network = build_network(config.network, channels, config.size, real.num_classes)
-    network = network.requires_grad_(False).to(real.device)
-    if channels_last or real.device.type == "cuda":
-        convert_to_channels_last(network)
-    return network.requires_grad_(True)
 
 
 class LabelledRows:
