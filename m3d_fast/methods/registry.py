@@ -9,13 +9,17 @@ from typing import Any
 
 from ..common.checks import check_name
 from ..common.errors import UserError
+from .ddm import DDM
 from .dm import DM
 from .m3d import M3D
+from .moments import Moments
 from .protocol import Method
 
 METHODS: dict[str, type[Method]] = {
     "m3d": M3D,
     "dm": DM,
+    "moments": Moments,
+    "ddm": DDM,
 }
 
 
