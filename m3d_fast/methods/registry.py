@@ -14,16 +14,20 @@ from .calibration import Calibration
 from .combined import Combined, Term
 from .dance import DANCE
 from .datadam import DataDAM
+from .ddm import DDM
 from .dm import DM
 from .gradient_matching import DC, DSA, IDC
 from .idm import IDM
 from .m3d import M3D
+from .moments import Moments
 from .ncfm import NCFM
 from .protocol import Method
 
 METHODS: dict[str, type[Method]] = {
     "m3d": M3D,
     "dm": DM,
+    "moments": Moments,
+    "ddm": DDM,
     "datadam": DataDAM,
     "cafe": CAFE,
     "idm": IDM,
@@ -126,10 +130,10 @@ def _convert(value: Any, kind: Any) -> Any:
         value = words.get(str(value).lower(), value)
     if kind in (int, float) and not isinstance(value, bool):
         number = float(value)
-        if kind is int and number != int(number):
+        if kind is int and not number.is_integer():  # nor are inf and nan
             raise ValueError("not a whole number")
         return kind(number)
-    if not isinstance(value, kind):
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise TypeError("of another type")
     return value
 
