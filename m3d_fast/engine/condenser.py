@@ -119,9 +119,7 @@ class Condenser:
         """
         self._source.load(iteration)
         seed, count = self.config.seed, len(self.classes)
-        if self.embedder.noise.numel():
-            noise = generator(seed, "noise", iteration, device=self.device)
-            self.embedder.noise.normal_(generator=noise)
+        self.embedder.draw_noise(seed, iteration)
         first, last = self.classes.start, self.classes.stop
         stream = generator(seed, "augment", iteration, device=self.device)
         draws = draw(self.real.num_classes, stream)[first:last]

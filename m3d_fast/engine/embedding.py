@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from ..augment import augment
+from ..common.seeds import generator
 from ..methods.protocol import At, Network, Reading, Views
 from ..networks.arithmetic import CPU_PIECE, compile_per_shape
 
@@ -157,6 +158,11 @@ class Embedder:
     def publish(self) -> None:
         """Copy the parameters of ``network`` to the copy that runs, in place."""
         torch._foreach_copy_(list(self._running_copy.parameters()), list(self.network.parameters()))
+
+    def draw_noise(self, seed: int, iteration: int) -> None:
+        """Fill ``noise``, a function of seed and iteration alone, in place."""
+        if self.noise.numel():
+            self.noise.normal_(generator=generator(seed, "noise", iteration, device=self.device))
 
     @contextmanager
     def run_eagerly(self) -> Iterator[None]:

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from m3d_fast.common.errors import UserError
+from m3d_fast.common.seeds import generator
+from m3d_fast.condense import build_parser
 from m3d_fast.engine.embedding import Embedder
 from m3d_fast.methods import METHODS, Method, Views, add_terms, build_method
-from m3d_fast.networks import build_network, convnet
+from m3d_fast.networks import build_network, convnet, initialise
 from tests.helpers.commands import PATIENCE, environment
 from tests.helpers.condensers import digits_condenser, digits_settings
 
@@ -44,7 +46,7 @@ def test_an_iterations_frequencies_are_those_of_seed_and_iteration() -> None:
     ]
     seen = []
     for condenser in condensers:
-        condenser.embedder.expert.load_state_dict(condenser.embedder.network.state_dict())
+        initialise(condenser.embedder.expert, generator(3, "expert"))
         for iteration in (0, 1):
             assert condenser.step(iteration).finite.all()
             seen.append(condenser.embedder.noise.clone())
@@ -52,6 +54,21 @@ def test_an_iterations_frequencies_are_those_of_seed_and_iteration() -> None:
     assert not torch.equal(seen[0], seen[1])
     assert torch.equal(seen[0], seen[2])
     assert torch.equal(seen[1], seen[3])
+
+
+@pytest.mark.parametrize("name", ["datadam", "idc", "idm", "ncfm"])
+def test_a_share_of_the_classes_takes_the_steps_of_all(name: str) -> None:
+    settings = digits_settings(method=name, class_chunk=2, ipc=2, **CHEAP)
+    settings = dataclasses.replace(settings, networks_from="random")
+    ends = []
+    for classes in (range(10), range(4, 8)):
+        condenser = digits_condenser(settings, classes=classes)
+        if condenser.embedder.expert is not None:
+            initialise(condenser.embedder.expert, generator(3, "expert"))
+        condenser.embedder.accuracy.fill_(0.5)
+        condenser.step(0)
+        ends.append(condenser.pixels[4 - classes.start : 8 - classes.start])
+    assert torch.equal(*ends)
 
 
 def test_the_networks_accuracy_weights_idms_cross_entropy() -> None:
@@ -81,6 +98,17 @@ def test_an_added_term_is_a_column_and_takes_networks_from_a_pool() -> None:
         digits_settings(method="dance", add={"calibration": 1.0})
     with pytest.raises(UserError, match=r"networks_from: .* expected pool"):
         digits_settings(add={"calibration": 1.0}, networks_from="random")
+
+
+def test_terms_are_added_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = build_parser()
+    assert parser.parse_args(["--add", "calibration:0.1"]).add == {"calibration": 0.1}
+    assert parser.parse_args(["--add", "a:1,b:2e-3"]).add == {"a": 1.0, "b": 0.002}
+    for text in ("calibration", "calibration:", "calibration:much"):
+        with pytest.raises(SystemExit) as caught:
+            parser.parse_args(["--add", text])
+        assert caught.value.code == 2
+        assert f"argument --add: invalid weights value: '{text}'" in capsys.readouterr().err
 
 
 def test_idc_shows_at_most_128_synthetic_images() -> None:
