@@ -21,6 +21,7 @@ PURPOSES = (
     "pool-choice",
     "queue-choice",
     "network-training",
+    "probe-noise",
 )
 
 

@@ -162,7 +162,9 @@ class Embedder:
     def draw_noise(self, seed: int, iteration: int) -> None:
         """Fill ``noise``, a function of seed and iteration alone, in place."""
         if self.noise.numel():
-            self.noise.normal_(generator=generator(seed, "noise", iteration, device=self.device))
+            self.noise.normal_(
+                generator=generator(seed, "probe-noise", iteration, device=self.device)
+            )
 
     @contextmanager
     def run_eagerly(self) -> Iterator[None]:

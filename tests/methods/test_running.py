@@ -46,7 +46,7 @@ def test_an_iterations_frequencies_are_those_of_seed_and_iteration() -> None:
     ]
     seen = []
     for condenser in condensers:
-        initialise(condenser.embedder.expert, generator(3, "expert"))
+        initialise(condenser.embedder.expert, generator(3, "network"))
         for iteration in (0, 1):
             assert condenser.step(iteration).finite.all()
             seen.append(condenser.embedder.noise.clone())
@@ -64,7 +64,7 @@ def test_a_share_of_the_classes_takes_the_steps_of_all(name: str) -> None:
     for classes in (range(10), range(4, 8)):
         condenser = digits_condenser(settings, classes=classes)
         if condenser.embedder.expert is not None:
-            initialise(condenser.embedder.expert, generator(3, "expert"))
+            initialise(condenser.embedder.expert, generator(3, "network"))
         condenser.embedder.accuracy.fill_(0.5)
         condenser.step(0)
         ends.append(condenser.pixels[4 - classes.start : 8 - classes.start])
