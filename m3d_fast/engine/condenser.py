@@ -95,7 +95,8 @@ class Condenser:
         self._advance: Callable[[int, bool], None] = self._build_step()
         self._batches: Iterator[Tensor] | None = None
         self._loading = ExitStack()
-        self.images_per_step = len(self.classes) * (config.real_batch + config.synthetic_per_step)
+        self._shown = config.synthetic_per_step  # decoded images of a class in one step
+        self.images_per_step = len(self.classes) * (config.real_batch + self._shown)
 
     @property
     def pixels(self) -> Tensor:
@@ -123,7 +124,7 @@ class Condenser:
         first, last = self.classes.start, self.classes.stop
         stream = generator(seed, "augment", iteration, device=self.device)
         draws = draw(self.real.num_classes, stream)[first:last]
-        if self.config.scope == "joint":  # a draw of its own would tell one class from another
+        if self.method.scope == "joint":  # a draw of its own would tell one class from another
             draws = draws[:1].expand_as(draws)
         selected = self._select_decoded(iteration)
         shape = (count, len(self.method.terms))
@@ -190,7 +191,7 @@ class Condenser:
 
     def _select_decoded(self, iteration: int) -> Tensor | None:
         """Indices ``(C, m)`` of the decoded images of this step; None for all."""
-        count, shown = self.config.decoded_per_class, self.config.synthetic_per_step
+        count, shown = self.config.decoded_per_class, self._shown
         if count == shown:
             return None
         stream = generator(self.config.seed, "select", iteration, device=self.device)
