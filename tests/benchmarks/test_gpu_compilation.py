@@ -1,0 +1,118 @@
+"""Kernels are compiled ahead as launches compile them; one that fails takes no other along."""
+
+import os
+import subprocess
+import sys
+from textwrap import indent
+
+from benchmarks.gpu import records
+from tests.helpers.commands import PATIENCE, environment
+
+# records launches of tiny samples by two families, then compiles the kernels of one name
+SCRIPT = """
+import os, signal, sys, time
+import torch
+import triton
+from benchmarks.gpu import compilation, sweep
+from benchmarks.gpu.shapes import Shape
+
+shape = Shape(name="tiny", sizes=(2, 5, 3, 20), flop=0, megabytes=0)
+taken = []
+
+def choose(work):
+    if work.kernel.fn.__name__ == "mmd2_prepass_scalars_kernel":
+        taken.append(work)
+        submit(work)
+
+with compilation.start_compilers(90, {seconds}) as compilers:
+    submit, compilers.submit = compilers.submit, choose
+    compilation.record_launches(compilers.target, choose)
+{before}
+    with sweep.force_family("tile"):
+        samples = torch.empty(2, 5, 20), torch.empty(2, 3, 20)
+        sweep.call_op(shape, *samples, "highest", True)
+        sweep.call_op(shape, *samples, "high", True)
+print(len(taken), "recorded")
+"""
+# each of these instead of the compiler, for the kernel that would be compiled
+FAILING = """
+def fail(source, target, options):
+    print("the compiler said no", file=sys.stderr, flush=True)
+    exec(options["end"])
+
+def submit_failing(work):
+    triton.compile = fail
+    ends = ["os.kill(os.getpid(), signal.SIGSEGV)", "raise MemoryError('out of registers')"]
+    for end in ends:
+        right_submit(work._replace(options=work.options | {"end": end}))
+    compilers.advance()
+    while compilers.running:
+        compilers.advance()
+    compilation.KERNEL_SECONDS = 1.0
+    right_submit(work._replace(options=work.options | {"end": "time.sleep(600)"}))
+
+right_submit, submit = submit, submit_failing
+"""
+
+
+def compile_tiny(
+    tmp_path, *, before: str = "", seconds: float = PATIENCE
+) -> tuple[str, list[dict]]:
+    file = tmp_path / "records.jsonl"
+    settings = {
+        "TRITON_INTERPRET": "0",
+        "TRITON_CACHE_DIR": str(tmp_path / "cache"),
+        records.FILE_VARIABLE: str(file),
+        records.JOB_VARIABLE: "compile",
+        records.ATTEMPT_VARIABLE: "0",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(before=indent(before, "    "), seconds=seconds)],
+        env=environment() | settings,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout, records.read(file)
+
+
+def test_what_is_launched_is_compiled_once_into_the_cache(tmp_path):
+    output, lines = compile_tiny(tmp_path)
+    assert "1 recorded" in output, "both precisions launch the same kernel"
+    assert "1 kernels compiled, 0 left out" in output
+    (line,) = lines
+    assert line["kind"] == "compiled"
+    assert line["family"] == "prepass"
+    assert line["constants"]["MEAN_BANDWIDTH"] == "True"
+    assert 0 < line["registers"] <= 255
+    assert line["spilled_bytes"] == 0
+    assert line["shared_bytes"] >= 0
+    assert line["seconds"] > 0
+    cubins = list((tmp_path / "cache").rglob("*.cubin"))
+    assert len(cubins) == 1
+    # the same launch again finds it, and compiles nothing
+    before = {path: os.stat(path).st_mtime_ns for path in cubins}
+    compile_tiny(tmp_path)
+    after = list((tmp_path / "cache").rglob("*.cubin"))
+    assert {path: os.stat(path).st_mtime_ns for path in after} == before
+
+
+def test_a_kernel_that_cannot_be_compiled_takes_no_other_along(tmp_path):
+    """One that crashes the compiler, one that raises in it, one that never ends."""
+    output, lines = compile_tiny(tmp_path, before=FAILING)
+    assert "3 kernels compiled" in output
+    crashed, raised, hung = (
+        next(line["error"] for line in lines if sign in line["error"])
+        for sign in ("status -11", "MemoryError: out of registers", "status -9")
+    )
+    assert "the compiler said no" in crashed
+    assert len({crashed, raised, hung}) == 3
+    assert all(records.is_failure(line) for line in lines)
+
+
+def test_no_kernel_is_begun_when_the_time_is_up(tmp_path):
+    output, lines = compile_tiny(tmp_path, seconds=0.0)
+    assert "0 kernels compiled, 1 left out for lack of time" in output
+    assert lines == []
