@@ -59,28 +59,30 @@ class Process:
     output: IO[bytes]
     started: float = field(default_factory=time.monotonic)
 
-    def finish(self) -> int | None:
-        """Wait for its end or its limit; the exit status, None if it was stopped. Records it."""
+    def finish(self) -> dict[str, Any]:
+        """Wait for its end or its limit; the record, whose status is None if it was stopped."""
         left = self.started + self.seconds - time.monotonic()
         status: int | None
         try:
             status = self.popen.wait(timeout=max(0.0, left))
         except subprocess.TimeoutExpired:
             status = None
-            # with its children: a survivor would keep the GPU busy
-            os.killpg(self.popen.pid, signal.SIGKILL)
-            try:
-                self.popen.wait(timeout=GRACE)
-            except subprocess.TimeoutExpired:
-                print(f"{self.job.name}: not even SIGKILL ends it", flush=True)
+            self.kill()
         self.output.seek(0)
         said = self.output.read().decode(errors="replace")
         self.output.close()
         record = {"kind": "job", "job": self.job.name, "attempt": self.attempt, "status": status}
         record |= {"ended": status in self.job.ended, "limit": round(self.seconds, 1)}
         record |= {"seconds": round(time.monotonic() - self.started, 1)}
-        self.record = record | {"output": said[-records.TAIL :]}
-        return status
+        return record | {"output": said[-records.TAIL :]}
+
+    def kill(self) -> None:
+        """End it with its children: a survivor would keep the GPU busy."""
+        os.killpg(self.popen.pid, signal.SIGKILL)
+        try:
+            self.popen.wait(timeout=GRACE)
+        except subprocess.TimeoutExpired:
+            print(f"{self.job.name}: not even SIGKILL ends it", flush=True)
 
 
 class Visit:
@@ -89,19 +91,27 @@ class Visit:
     def __init__(self, folder: Path, seconds: float) -> None:
         self.folder, self.file = folder, folder / "records.jsonl"
         self.deadline = time.monotonic() + seconds
-        self.background: dict[str, Process] = {}
+        self.running: list[Process] = []
 
     def run(self, jobs: Iterable[Job]) -> None:
         """Run all jobs; those for which no time is left are recorded as left out."""
-        for job in jobs:
-            if job.awaits in self.background:
-                self._finish(self.background.pop(job.awaits))
-            self._run_job(job)
-            write_summaries(self.folder)
-        for process in self.background.values():
-            self._finish(process)
-        self.background.clear()
+        try:
+            for job in jobs:
+                self._await(job.awaits)
+                self._run_job(job)
+                write_summaries(self.folder)
+            self._await(*(process.job.name for process in self.running))
+        finally:  # interrupted
+            for process in self.running:
+                process.kill()
+                process.output.close()
         write_summaries(self.folder)
+
+    def _await(self, *names: str) -> None:
+        """Finish jobs in the background."""
+        for process in list(self.running):
+            if process.job.name in names:
+                self._finish(process)
 
     def _run_job(self, job: Job) -> None:
         for attempt in range(1 + job.restarts):
@@ -112,7 +122,6 @@ class Visit:
                 return
             process = self._start(job, left, attempt)
             if job.background:
-                self.background[job.name] = process
                 return
             status = self._finish(process)
             if status is None or status in job.ended or not self._has_begun(job, attempt):
@@ -134,12 +143,15 @@ class Visit:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        return Process(job, seconds, attempt, popen, output)
+        process = Process(job, seconds, attempt, popen, output)
+        self.running.append(process)
+        return process
 
     def _finish(self, process: Process) -> int | None:
-        status = process.finish()
-        self._append(process.record)
-        return status
+        record = process.finish()
+        self.running.remove(process)
+        self._append(record)
+        return record["status"]
 
     def _append(self, record: dict[str, Any]) -> None:
         with self.file.open("ab", buffering=0) as file:

@@ -151,6 +151,17 @@ def test_a_job_in_the_background_is_awaited_at_the_end(visit):
     assert [line["output"] for line in read(visit, "job")] == ["done\n"]
 
 
+def test_an_interruption_ends_what_runs(visit, monkeypatch):
+    def interrupt(folder):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "write_summaries", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        visit.run([job("behind", "import time; time.sleep(600)", background=True)])
+    (process,) = visit.running
+    assert process.popen.wait(timeout=PATIENCE) == -9
+
+
 def test_what_no_time_is_left_for_is_recorded(tmp_path):
     visit = runner.Visit(tmp_path, 0.0)
     visit.run([job("late", POINT % "late")])
