@@ -3,7 +3,9 @@
     python -m benchmarks.gpu.choose FOLDER/sweep.json [--write]
 
 Shows which family would serve which shape, how much time that saves, and the change of
-kernels/triton/families.py; ``--write`` makes it. The same file always gives the same table.
+kernels/triton/families.py; ``--write`` makes it. The same file always gives the same table. Where
+other tiles were tried (``python -m benchmarks.gpu tiles``), the faster ones are named: their tables
+are the launchers' own.
 """
 
 import argparse
@@ -18,19 +20,15 @@ from typing import Any
 
 from benchmarks.gpu.fit import Costs, Table, find_server, fit_table
 from benchmarks.gpu.job_list import ROOT
+from benchmarks.gpu.tiles import find_faster
 from m3d_fast.kernels.triton.families import FAMILIES, Family
 
 FILE = ROOT / "kernels" / "triton" / "families.py"
 WIDTH = 80  # characters of a piece of a reason
 
 
-def read_costs(path: Path) -> Costs:
-    """Seconds by shape, case and family.
-
-    Raises:
-        ValueError: the file has no points with gradients that were timed.
-    """
-    content: dict[str, Any] = json.loads(path.read_text())
+def read_costs(content: dict[str, Any]) -> Costs:
+    """Seconds by shape, case and family, of the points with gradients that were timed."""
     costs: Costs = {}
     for point in content.get("points", []):
         if point["gradients"] and "median_seconds" in point:
@@ -39,8 +37,6 @@ def read_costs(path: Path) -> Costs:
             case = f"{point['precision']}, {point['value']}, {point['gradients']}"
             cases = costs.setdefault(shape, {})
             cases.setdefault(case, {})[point["family"]] = point["median_seconds"]
-    if not costs:
-        raise ValueError(f"{path}: expected points with times, as `make gpu` writes sweep.json")
     return costs
 
 
@@ -100,10 +96,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--write", action="store_true", help="rewrite kernels/triton/families.py")
     options = parser.parse_args(arguments)
     try:
-        costs = read_costs(options.file)
+        content = json.loads(options.file.read_text())
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
+    costs, faster = read_costs(content), find_faster(content.get("tiles", []))
+    print("\n".join(faster))
+    if not costs:
+        if not faster:
+            print(f"{options.file}: expected points, as `make gpu` writes sweep.json, found none")
+        return 0 if faster else 2
     timed = {name for cases in costs.values() for times in cases.values() for name in times}
     for row in FAMILIES:
         if any(row.gradients) and row.name not in timed:
@@ -114,13 +116,18 @@ def main(arguments: list[str] | None = None) -> int:
     if fitted.table == FAMILIES:
         print("The table stays as it is.")
         return 0
+    return show_change(fitted.table, write=options.write)
+
+
+def show_change(table: Table, *, write: bool) -> int:
+    """Print the change of families.py, and make it if asked."""
     source = FILE.read_text()
-    text = rewrite_table(source, fitted.table)
+    text = rewrite_table(source, table)
     names = f"{FILE.name}, today", f"{FILE.name}, rewritten"
     print("".join(difflib.unified_diff(source.splitlines(True), text.splitlines(True), *names)))
-    for name in sorted({row.name for row in FAMILIES} - {row.name for row in fitted.table}):
+    for name in sorted({row.name for row in FAMILIES} - {row.name for row in table}):
         print(f"{name} saves too little at any shape: its files can go.")
-    if options.write:
+    if write:
         FILE.write_text(text)
         print(f"wrote {FILE}; revise the reasons of the rows that changed, and their tests")
     return 0

@@ -1,6 +1,6 @@
 """Fill Triton's cache by many processes before anything is tested or timed.
 
-    python -m benchmarks.gpu.compilation ARCHITECTURE SECONDS main|sweep|tests ...
+    python -m benchmarks.gpu.compilation ARCHITECTURE SECONDS main|sweep|tests|tiles ...
 
 What the launches of each part would compile is recorded without a GPU, then compiled by a process
 each, so that a compiler that crashes or hangs takes one kernel along. Each is a record: registers,
@@ -131,10 +131,13 @@ def _compile_and_record(work: Specialization, target: GPUTarget, output: Path) -
 
 def launch_part(part: str, compilers: Compilers) -> None:
     """Launch all of a part, on samples of no content."""
-    from benchmarks.gpu import sweep
+    from benchmarks.gpu import sweep, tiles
 
     if part == "tests":
         launch_tests(compilers)
+    elif part == "tiles":
+        for _ in tiles.launch_variants("cpu"):
+            compilers.advance()
     else:
         for _ in sweep.launch_everything("cpu", main_only=part == "main"):
             compilers.advance()

@@ -44,7 +44,7 @@ def find_server(table: Table, shape: Shape, gradients: int) -> str:
         precision="highest",
         value=True,
         grad_x=gradients == 2,
-        grad_y=True,
+        grad_y=gradients > 0,
     )
     return next(family.name for family in table if family.matches(problem))
 

@@ -3,7 +3,7 @@
 import importlib.util
 import os
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -18,6 +18,9 @@ PEERS = {
     "libraries": 45.0,  # KeOps compiles, without a limit of its own
 }
 PYTEST_ENDED = (0, 1, 5)  # passed, failed, none selected
+
+
+ONLY_NAMED = ("tiles", "engine")  # groups for visits of their own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,21 +119,22 @@ def _test_jobs(families: tuple[str, ...]) -> list[Job]:
     ]
 
 
-def _compile_jobs(architecture: int) -> list[Job]:
-    def make(name: str, seconds: float, *parts: str, background: bool = False) -> Job:
-        command = ("benchmarks.gpu.compilation", str(architecture), str(seconds - 10), *parts)
-        return Job(
-            name=name,
-            group="compile",
-            command=(sys.executable, "-m", *command),
-            seconds=seconds,
-            environment={"TRITON_INTERPRET": "0", "CUDA_VISIBLE_DEVICES": ""},
-            background=background,
-        )
+def _make_compile_job(architecture: int, name: str, seconds: float, *parts: str) -> Job:
+    command = ("benchmarks.gpu.compilation", str(architecture), str(seconds - 10), *parts)
+    return Job(
+        name=name,
+        group="compile",
+        command=(sys.executable, "-m", *command),
+        seconds=seconds,
+        environment={"TRITON_INTERPRET": "0", "CUDA_VISIBLE_DEVICES": ""},
+    )
 
+
+def _compile_jobs(architecture: int) -> list[Job]:
+    rest = _make_compile_job(architecture, "compile the rest", 180.0, "tests", "sweep")
     return [
-        make("compile main shapes", 70.0, "main"),
-        make("compile the rest", 180.0, "tests", "sweep", background=True),
+        _make_compile_job(architecture, "compile main shapes", 70.0, "main"),
+        replace(rest, background=True),
     ]
 
 
@@ -146,6 +150,23 @@ def _sweep_jobs(families: tuple[str, ...], group: str, seconds: float) -> list[J
             seconds=seconds,
             restarts=3,
             awaits="" if group == "main" else "compile the rest",
+        )
+        for family in families
+    ]
+
+
+def _tile_jobs(architecture: int, families: tuple[str, ...]) -> list[Job]:
+    """Other tiles, compiled ahead; for a visit of their own."""
+    compile_all = replace(
+        _make_compile_job(architecture, "compile tiles", 200.0, "tiles"), group="tiles"
+    )
+    return [compile_all] + [
+        Job(
+            name=f"tiles {family}",
+            group="tiles",
+            command=(sys.executable, "-m", "benchmarks.gpu.tiles", family),
+            seconds=60.0,
+            restarts=3,
         )
         for family in families
     ]
@@ -193,6 +214,7 @@ def list_jobs(architecture: int, families: tuple[str, ...], folder: Path) -> lis
         *_sweep_jobs(families, "sweep", 60.0),
         *(_suite_job(suite, seconds) for suite, seconds in PEERS.items()),
     ]
+    jobs += _tile_jobs(architecture, families)
     if is_installed("safetensors"):
         # three minutes each on two minutes of compilation: a guess, to be measured
         jobs += [_suite_job("engine", 180.0, "engine", str(number)) for number in range(4)]

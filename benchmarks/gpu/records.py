@@ -1,8 +1,9 @@
 """Records of a visit: lines of JSON in one file, which every process appends to as it measures.
 
 A record has ``kind``: "machine", "job" (a process: how it ended, the end of its output), "compiled"
-(a kernel), "start" (of a test or a point), "test", "point" (a family at a shape), or "benchmark"
-(medians of several functions); ``job``; and ``attempt``, because a job that dies is started again.
+(a kernel), "start" (of a test or a point), "test", "point" (a family at a shape), "tiles" (a kernel
+with other tiles), or "benchmark" (medians of several functions); ``job``; and ``attempt``, because
+a job that dies is started again.
 """
 
 import json
@@ -40,7 +41,8 @@ def is_failure(record: dict[str, Any]) -> bool:
 
 def find_unended(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Tests and points that were begun and have no outcome: their process died in them."""
-    ended = {(line["job"], line["name"]) for line in lines if line["kind"] in ("test", "point")}
+    outcomes = [line for line in lines if line["kind"] in ("test", "point", "tiles")]
+    ended = {(line["job"], line["name"]) for line in outcomes}
     begun = [line for line in lines if line["kind"] == "start"]
     return [line for line in begun if (line["job"], line["name"]) not in ended]
 

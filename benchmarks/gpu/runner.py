@@ -8,8 +8,8 @@ tests family by family, every family at every shape, and other implementations. 
 with a limit of its own, so that a crash or a hang takes nothing else along, and appends to
 FOLDER/records.jsonl as it measures. FOLDER/results.json has the layout of pytest-benchmark,
 FOLDER/sweep.json is for ``python -m benchmarks.gpu.choose``, FOLDER/summary.md for people; all are
-written anew after every process. Names run alone and may use all of the time; the engine's
-benchmark runs only when named.
+written anew after every process. What is named runs alone, may use all of the time and has a folder
+of its own; the engine's benchmark and other tiles run only when named.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from benchmarks.gpu import records
-from benchmarks.gpu.job_list import ROOT, Job, is_installed, list_jobs
+from benchmarks.gpu.job_list import ONLY_NAMED, ROOT, Job, is_installed, list_jobs
 from benchmarks.gpu.summary import write_summaries
 
 BUDGET = 540.0  # seconds for everything: less than the ten minutes of a visit
@@ -170,14 +170,13 @@ class Visit:
 
 
 def choose_jobs(jobs: list[Job], named: list[str], seconds: float) -> list[Job]:
-    """The jobs of the groups named, which share all the time; else all but the engine's."""
+    """The jobs of the groups named, which share all the time; else all but those only named."""
     if named:
         chosen = [job for job in jobs if job.group in named]
         share = seconds / max(1, len(chosen))
-        # one that is awaited is not among them
         return [replace(job, seconds=max(job.seconds, share)) for job in chosen]
-    print("The engine's benchmark is run separately: python -m benchmarks.gpu engine")
-    return [job for job in jobs if job.group != "engine"]
+    print(f"Run separately: python -m benchmarks.gpu {' or '.join(ONLY_NAMED)}")
+    return [job for job in jobs if job.group not in ONLY_NAMED]
 
 
 def check_names(jobs: list[Job], named: list[str]) -> str | None:
@@ -189,12 +188,12 @@ def check_names(jobs: list[Job], named: list[str]) -> str | None:
     return f"make gpu has no suite {', '.join(wrong)}: expected some of {', '.join(known)}."
 
 
-def name_folder() -> Path:
-    """The folder of this chip's results."""
+def name_folder(named: list[str]) -> Path:
+    """The folder of this chip's results; what is named does not overwrite a whole visit's."""
     import torch
 
     name = re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-")
-    return ROOT / "benchmarks" / "results" / name
+    return ROOT.joinpath("benchmarks", "results", name, "-".join(named))
 
 
 def read_architecture() -> int:
@@ -230,7 +229,7 @@ def main() -> int:
     if reason:
         print(reason, file=sys.stderr)
         return 2
-    folder = options.out or name_folder()
+    folder = options.out or name_folder(options.names)
     with tempfile.TemporaryDirectory() as scratch:
         jobs = list_jobs(read_architecture(), list_families(), Path(scratch))
         reason = check_names(jobs, options.names)

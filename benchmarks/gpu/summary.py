@@ -40,7 +40,8 @@ def find_points(lines: Lines) -> Lines:
 
 def collect_sweep(lines: Lines) -> dict[str, Any]:
     """What ``benchmarks.gpu.choose`` reads."""
-    return {**find_machine(lines), "points": find_points(lines)}
+    tiles = [line for line in lines if line["kind"] == "tiles"]
+    return {**find_machine(lines), "points": find_points(lines), "tiles": tiles}
 
 
 def collect_results(lines: Lines) -> dict[str, Any]:
@@ -131,7 +132,7 @@ def _format_failure(line: dict[str, Any]) -> str:
         return f"- {job}: {line['name']}: {_last_line(line['traceback'])}"
     if line["kind"] == "compiled":
         return f"- {job}: {line['kernel']} {line['constants']}: {_last_line(line['error'])}"
-    if line["kind"] == "point":
+    if line["kind"] in ("point", "tiles"):
         return f"- {job}: {line['name']}: {_last_line(line['error'])}"
     errors = line["extra_info"]["error"]
     errors = errors if isinstance(errors, dict) else {"": errors}

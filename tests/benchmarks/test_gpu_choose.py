@@ -58,7 +58,10 @@ def only_tile(family: str, classes: int, rows: int, columns: int) -> float | Non
 
 
 def fit_to(seconds, tmp_path, **settings) -> fit.Fitted:
-    return fit.fit_table(TABLE, choose.read_costs(make_sweep(seconds, tmp_path / "s", **settings)))
+    return fit.fit_table(
+        TABLE,
+        choose.read_costs(json.loads(make_sweep(seconds, tmp_path / "s", **settings).read_text())),
+    )
 
 
 def test_a_table_that_is_right_stays(tmp_path):
@@ -203,5 +206,19 @@ def test_the_command_shows_and_writes_only_if_asked(write, tmp_path, monkeypatch
 def test_a_file_without_times_is_refused(tmp_path, capsys):
     (tmp_path / "sweep.json").write_text('{"points": []}')
     assert choose.main([str(tmp_path / "sweep.json")]) == 2
-    assert "expected points with times" in capsys.readouterr().err
+    assert "expected points, as `make gpu` writes" in capsys.readouterr().out
     assert choose.main([str(tmp_path / "absent.json")]) == 2
+
+
+def test_faster_tiles_are_named(tmp_path, capsys):
+    tiles = [
+        {"kernel": kernel, "precision": "high", "shape": "S", "blocks": {"BLOCK_M": 64},
+         "warps": warps, "stages": 3, "today": warps == 8, "median_seconds": seconds}
+        for kernel, warps, seconds in (("k", 8, 2.0), ("k", 4, 1.0), ("l", 8, 1.0), ("l", 4, 0.99))
+    ]  # fmt: skip
+    failed = {key: tiles[0][key] for key in ("kernel", "precision", "shape")} | {"error": "x"}
+    (tmp_path / "sweep.json").write_text(json.dumps({"points": [], "tiles": [*tiles, failed]}))
+    assert choose.main([str(tmp_path / "sweep.json")]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "k, high, S: blocks {'BLOCK_M': 64}, 4 warps, 3 stages: 2.00x as fast as today"
+    ]

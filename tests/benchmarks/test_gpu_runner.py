@@ -209,7 +209,7 @@ def test_the_most_valuable_comes_first(on_a_gpu, monkeypatch):
     groups = list(dict.fromkeys(job.group for job in jobs))
     assert groups[:5] == ["machine", "compile", "main", "engine_smoke", "tests"]
     assert groups[6:] == ["sweep", *job_list.PEERS]
-    assert "engine" not in groups
+    assert not set(job_list.ONLY_NAMED) & set(groups)
     assert {job.name for job in jobs if job.group == "main"} >= {f"main {n}" for n in FAMILY_NAMES}
     assert {path.name for path in folder.iterdir()} == {
         "records.jsonl",
@@ -240,6 +240,13 @@ def test_named_suites_share_all_the_time(on_a_gpu, monkeypatch, tmp_path):
     assert [job.name for job in jobs] == ["machine", "kid", *(f"engine {n}" for n in range(4))]
     assert all(job.seconds >= runner.BUDGET / 5 for job in jobs[1:])
     assert (out / "summary.md").exists()
+
+
+def test_what_is_named_does_not_overwrite_a_whole_visit(on_a_gpu, monkeypatch):
+    _, folder = on_a_gpu
+    assert main(monkeypatch) == main(monkeypatch, "tiles", "kid") == 0
+    assert (folder / "summary.md").exists()
+    assert (folder / "tiles-kid" / "summary.md").exists()
 
 
 def test_an_unknown_suite_is_named(on_a_gpu, monkeypatch, capsys):
