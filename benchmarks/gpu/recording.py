@@ -86,7 +86,7 @@ def record_launches(target: GPUTarget, record: Callable[[Specialization], None])
         constants: dict[tuple[int, ...], Any],
         options: Any,
         attributes: dict[tuple[int, ...], Any],
-        warmup: bool,
+        *_: object,
     ) -> _Launch:
         record(Specialization(self, signature, constants, attributes, dict(options.__dict__)))
         launch = self.device_caches[device][0][key] = _Launch()
