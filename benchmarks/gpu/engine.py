@@ -28,7 +28,7 @@ from m3d_fast.networks import build_network
 BF16_PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 # as in ImageNet: each class is permuted once in many iterations, as in a real run
 IMAGES_PER_CLASS = 1300
-STORED_PER_CLASS = 64  # of large images, whose 1,300 per class would not fit in memory
+STORED_PER_CLASS = 16  # of large images, whose 1,300 per class would not fit in memory
 LARGE = 64  # px from which on fewer are stored
 
 

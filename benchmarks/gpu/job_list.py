@@ -90,7 +90,8 @@ def list_tests(families: tuple[str, ...]) -> dict[str, list[str]]:
     triton = select_triton_tests()
     tests = {f"tests of {name}": [*triton, "-k", name] for name in alone}
     tests["tests of tile and value"] = [*triton, "-k", f"not ({' or '.join(alone)})"]
-    tests["tests of the op"] = ["tests/kernels", *_ignore("tests/kernels/triton")]
+    # what runs on the CPU is tested elsewhere
+    tests["tests of the op"] = ["tests/kernels", *_ignore("tests/kernels/triton"), "-k", "not cpu"]
     if is_installed("safetensors"):
         tests["gpu_tests"] = ["-m", "gpu", *find_gpu_tests()]
     else:

@@ -140,3 +140,28 @@ def test_no_kernel_is_begun_when_the_time_is_up(tmp_path):
     output, lines = compile_tiny(tmp_path, seconds=0.0)
     assert "0 kernels compiled, 1 left out for lack of time" in output
     assert lines == []
+
+
+TESTS = """
+from benchmarks.gpu import compilation
+from triton.backends.compiler import GPUTarget
+recorded = []
+compilation.record_launches(GPUTarget("cuda", 90, 32), recorded.append)
+compilation.select_triton_tests = lambda: ["tests/kernels/triton/test_stream.py"]
+class Compilers:
+    turns = 0
+    def advance(self):
+        self.turns += 1
+compilers = Compilers()
+compilation.launch_part("tests", compilers)
+print(compilers.turns, "tests", len(recorded), "kernels", {w.kernel.fn.__name__ for w in recorded})
+"""
+
+
+def test_the_launches_of_tests_are_recorded(tmp_path):
+    """The tests' own samples, on a CPU, up to a result that is void."""
+    output, _ = run(tmp_path, TESTS)
+    tests, kernels = (int(output.split(word)[0].split()[-1]) for word in ("tests", "kernels"))
+    assert tests >= 1
+    assert kernels >= 1
+    assert "mmd2_stream_gradient_kernel" in output
