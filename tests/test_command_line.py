@@ -280,7 +280,7 @@ def test_help_and_no_arguments_explain(module: str, monkeypatch: pytest.MonkeyPa
 def test_a_first_try_condenses_and_evaluates(finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(finished, out)
-    flags = ["--repeats", "2", "--epochs", "3", "--baselines", "random,herding"]
+    flags = ["--repeats", "2", "--epochs", "1", "--baselines", "random,herding"]
     done = run_process("evaluate", str(out), *flags)
     assert done.returncode == 0, done.stderr
     rows = [line.split()[0] for line in done.stdout.splitlines()]

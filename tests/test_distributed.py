@@ -102,9 +102,9 @@ def test_ranks_evaluate_to_the_accuracies_of_one_process(alone: Path, tmp_path: 
     first, second = tmp_path / "first", tmp_path / "second"
     shutil.copytree(alone, first)
     shutil.copytree(alone, second)
-    flags = ("--repeats", "2", "--epochs", "3", "--baselines", BASELINES, "--device", "cpu")
+    flags = ("--repeats", "2", "--epochs", "1", "--baselines", BASELINES, "--device", "cpu")
     with one_thread():
-        evaluate(first, EvaluateConfig(repeats=2, epochs=3, baselines=BASELINES, device="cpu"))
+        evaluate(first, EvaluateConfig(repeats=2, epochs=1, baselines=BASELINES, device="cpu"))
     shared = run_ranks(3, "evaluate", str(second), *flags)
     assert shared.returncode == 0, shared.stderr
     kept = ("method", "network", "accuracies", "mean", "std", "training_images")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from m3d_fast.kernels import Gaussian, Polynomial
-from m3d_fast.kernels.triton import tile
+from m3d_fast.kernels.triton import tile, value
 
 # less than a tile; ragged in every size; several tiles of rows and of columns; single rows
 SHAPES = [(1, 16, 4, 64), (3, 37, 11, 100), (2, 150, 70, 20), (2, 5, 1, 7), (1, 1, 1, 3)]
@@ -67,12 +67,14 @@ def test_one_gradient_is_that_of_both(kernel, value, wrt, two_samples, triton_op
 
 
 @pytest.mark.parametrize("kernel", [Gaussian(), Polynomial()], ids=repr)
-def test_tiles_in_groups_cover_every_pair_once(kernel, two_samples, truth, triton_op):
-    """Enough rows that tiles are visited in groups; the last group has fewer rows."""
-    x, y = two_samples(1, 1100, 70, 3)
+def test_tiles_in_groups_cover_every_pair_once(kernel, two_samples, truth, triton_op, monkeypatch):
+    """Enough rows that tiles are visited in groups, here of three; the last group has fewer."""
+    monkeypatch.setattr(value, "GROUP", 3)
+    monkeypatch.setattr(value, "FEW_BLOCKS", 4)
+    x, y = two_samples(1, 500, 70, 3)
     exact = truth.exact(x, y, kernel, "unbiased")
-    value, _, _ = triton_op("value", x, y, kernel, wrt="none", estimator="unbiased")
-    truth.assert_value(value, exact.value, within=5e-6 * truth.size_of(kernel, exact.value))
+    ours, _, _ = triton_op("value", x, y, kernel, wrt="none", estimator="unbiased")
+    truth.assert_value(ours, exact.value, within=5e-6 * truth.size_of(kernel, exact.value))
 
 
 @pytest.mark.parametrize("limit", [1, 130 * 181 * 4])
