@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from m3d_fast.common.tensors import read_tensors, write_tensors
+from m3d_fast.evaluation import training_sets
 from m3d_fast.run.checkpoint import CHECKPOINT_FORMAT
 from tests.helpers.commands import condense_digits, run, run_process
 
@@ -277,11 +278,14 @@ def test_help_and_no_arguments_explain(module: str, monkeypatch: pytest.MonkeyPa
     assert max(len(line) for line in helped.stdout.splitlines()) < 120
 
 
-def test_a_first_try_condenses_and_evaluates(finished: Path, tmp_path: Path) -> None:
+def test_a_first_try_condenses_and_evaluates(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_sets, "EXTRACTOR_EPOCHS", 1)  # of the features for herding
     out = tmp_path / "run"
     shutil.copytree(finished, out)
     flags = ["--repeats", "2", "--epochs", "1", "--baselines", "random,herding"]
-    done = run_process("evaluate", str(out), *flags)
+    done = run("evaluate", str(out), *flags)
     assert done.returncode == 0, done.stderr
     rows = [line.split()[0] for line in done.stdout.splitlines()]
     assert rows[2:] == ["random", "herding", "initial", "m3d"]
