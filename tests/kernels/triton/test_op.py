@@ -56,12 +56,13 @@ def test_every_kernel_and_estimator(kernel, estimator, family, two_samples, trut
 @pytest.mark.parametrize("wrt", ["x", "y"])
 @pytest.mark.parametrize("value", [True, False])
 @pytest.mark.parametrize("kernel", [Gaussian(), Polynomial()], ids=repr)
-def test_one_gradient_is_that_of_both(kernel, value, wrt, two_samples, triton_op):
+def test_one_gradient_is_that_of_both(kernel, value, wrt, two_samples, truth, triton_op):
+    """To rounding: on a GPU it is another compilation."""
     x, y = two_samples(2, 70, 11, 40)
     both = triton_op("tile", x, y, kernel)
     one = triton_op("tile", x, y, kernel, wrt=wrt, value=value)
     at = {"x": 1, "y": 2}[wrt]
-    torch.testing.assert_close(one[at], both[at], rtol=0, atol=0)
+    truth.assert_gradient(one[at], both[at].double().cpu())
     if value:
         torch.testing.assert_close(one[0], both[0], rtol=0, atol=2e-6)
 
