@@ -29,7 +29,7 @@ demo: $(INSTALLED)
 	@echo "  $(BIN)/python -m m3d_fast.evaluate runs/imagenet100 --baselines random,herding"
 
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -p no:benchmark
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -p no:benchmark
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
