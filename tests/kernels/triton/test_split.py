@@ -3,13 +3,14 @@
 import pytest
 
 from m3d_fast.kernels.triton import dispatch, split
+from m3d_fast.kernels.triton.configs import Chip
 from tests.helpers.triton_kernels import BOTH_FORMS
 
 
 @pytest.mark.parametrize("family", ["small", "split", "stream", "tile", "value"])
 def test_older_chips_get_tiles_listed_for_them(family, two_samples, truth, triton_op, monkeypatch):
     """On compute capability 8.0 the tile family serves for a family without tiles; none fails."""
-    monkeypatch.setattr(dispatch, "read_architecture", lambda device: 80)
+    monkeypatch.setattr(dispatch, "read_chip", lambda device: Chip(80, 166912))
     x, y = two_samples(2, 21, 9, 40)
     exact = truth.exact(x, y)
     value, _, grad_y = triton_op(family, x, y, wrt="none" if family == "value" else "y")
