@@ -302,9 +302,9 @@ def test_older_chips_get_no_tiles_of_the_newest(sweep):
 def test_a_call_without_the_value_launches_no_more_than_one_with_it(sweep):
     counts: dict[str, dict[bool, int]] = {}
     for case in sweep["cases"]:
-        if case["options"].get("value") is not None:
+        if case["options"].get("value") is not None and case["architecture"] == 90:
             options = {name: value for name, value in case["options"].items() if name != "value"}
-            key = str((case["shape"], options, case.get("family"), case["architecture"]))
+            key = str((case["shape"], options, case.get("family")))
             counts.setdefault(key, {})[case["options"]["value"]] = len(case["launches"])
     assert counts
     assert all(both[False] <= both[True] for both in counts.values())
