@@ -4,9 +4,9 @@
 
 Prints a table; ``--write`` also writes it to ``results/aot.md`` beside this file. Exit status 1 if
 a configuration spills registers, needs more shared memory than it declares or the GPU has, waits at
-more barriers in its loops than it declares, or lacks the tensor-core instructions that its table
-lists. Results are cached in ``.cache/aot`` by source,
-configuration and version, so that only what changed is compiled again.
+more barriers in its loops than it declares, touches memory before it has waited for the launch that
+it depends on, or lacks the tensor-core instructions that its table lists. Results are cached in
+``.cache/aot`` by source, configuration and version, so that only what changed is compiled again.
 """
 
 import argparse
@@ -45,6 +45,7 @@ CONSTANTS = {
     "VALUE": True,
     "VALUE_TERMS": "all",
     "INTERPRET": False,
+    "PDL": True,
     "OWN": 1,
     "SAME": True,
     "GROUP": value.GROUP,
@@ -98,6 +99,7 @@ class Compiled:
     shared: int
     instructions: int  # inside loops, as barriers
     barriers: int
+    early: bool  # touches memory before it has waited for the launch before it
     tensor_cores: str
     declared: tuple[int, int, str]  # shared memory, barriers, tensor cores
 
@@ -121,6 +123,8 @@ class Compiled:
             found.append(f"needs {self.shared} bytes of shared memory")
         if tensor_cores != "none" and self.barriers > barriers:
             found.append(f"waits at {self.barriers} barriers, not {barriers} at most")
+        if self.early:
+            found.append("touches memory before it waits for the launch before it")
         if self.architecture == 90 and self.tensor_cores != tensor_cores:
             found.append(f"has {self.tensor_cores}, not {tensor_cores}")
         return found
@@ -163,7 +167,9 @@ def _compile(config: Config, architecture: int) -> Compiled:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary.asm["cubin"])
         file.flush()
-        usage, loops = sass.read_usage(Path(file.name)), sass.read_loops(Path(file.name))
+        usage, listing = sass.read_usage(Path(file.name)), sass.disassemble(Path(file.name))
+    loops = sass.count_loops(listing)
+    dependent = any(parameter.name == "PDL" for parameter in config.kernel.params)
     return Compiled(
         kernel=config.name,
         input_precision=config.input_precision,
@@ -176,6 +182,7 @@ def _compile(config: Config, architecture: int) -> Compiled:
         shared=binary.metadata.shared,
         instructions=loops.instructions,
         barriers=loops.barriers,
+        early=dependent and not sass.waits_first(listing),
         tensor_cores=_find_tensor_cores(binary.asm["ptx"]),
         declared=(config.shared_memory, config.barriers, config.tensor_cores),
     )

@@ -16,6 +16,8 @@ LABEL = re.compile(r"\s*(\.L_x_\d+):")
 # an address, a predicate where there is one, the operation and its operands
 INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)(.*?);")
 
+GLOBAL_MEMORY = ("LD", "LDG", "LDGSTS", "ST", "STG", "ATOM", "ATOMG", "RED", "REDG", "UBLKCP")
+
 
 class Usage(NamedTuple):
     """What a kernel asks of a multiprocessor, per thread."""
@@ -38,13 +40,13 @@ def read_usage(cubin: Path) -> Usage:
     return Usage(*(int(match[1]) for match in found if match))
 
 
-def read_loops(cubin: Path) -> Loops:
-    """Count what lies between a label and a branch back to it."""
-    return count_loops(_run("nvdisasm", str(cubin)))
+def disassemble(cubin: Path) -> str:
+    """List the instructions of a kernel."""
+    return _run("nvdisasm", str(cubin))
 
 
 def count_loops(listing: str) -> Loops:
-    """Count the instructions inside the loops of nvdisasm's listing."""
+    """Count what lies between a label and a branch back to it."""
     labels: dict[str, int] = {}
     operations: list[str] = []
     inside: set[int] = set()
@@ -59,6 +61,15 @@ def count_loops(listing: str) -> Loops:
                 inside.update(range(labels[target[0]], len(operations) - 1))
     loops = [operations[at] for at in sorted(inside)]
     return Loops(len(loops), sum(operation.startswith("BAR.") for operation in loops))
+
+
+def waits_first(listing: str) -> bool:
+    """Whether a kernel waits for the launch before it ere it touches global memory."""
+    operations = [match[1] for match in map(INSTRUCTION.search, listing.splitlines()) if match]
+    # the wait of programmatic dependent launch; then loads, copies to shared memory, stores, ...
+    kinds = (operation.split(".")[0] for operation in operations)
+    first = next(kind for kind in kinds if kind == "ACQBULK" or kind in GLOBAL_MEMORY)
+    return first == "ACQBULK"
 
 
 def _run(tool: str, *arguments: str) -> str:

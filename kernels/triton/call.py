@@ -96,6 +96,15 @@ class Call:
         """Find the tiles of a kernel for this precision and chip."""
         return find_config(table, kernel, self.input_precision, self.chip, **rows)
 
+    def bind_chain(self, *, first: bool) -> dict[str, Any]:
+        """Arguments and option of a kernel that starts before the one before it has ended.
+
+        Chips of compute capability 9.0 and newer can (programmatic dependent launch). The ``first``
+        launch of a call follows kernels that are not ours, and waits for them as usual.
+        """
+        overlaps = self.chip.generation >= 90 and not is_interpreted()
+        return {"PDL": overlaps, **({"launch_pdl": True} if overlaps and not first else {})}
+
     def bind_function(self) -> dict[str, Any]:
         """Arguments of a kernel that computes the kernel function from products of points."""
         return {

@@ -1,10 +1,10 @@
-"""Counting the instructions of loops, on a listing as nvdisasm writes it."""
+"""What is read from a listing as nvdisasm writes it: loops, and whether a kernel waits first."""
 
 import pytest
 
 pytest.importorskip("triton")
 
-from benchmarks.sass import count_loops
+from benchmarks.sass import count_loops, waits_first
 
 LISTING = """
         /*0000*/                   LDC R1, c[0x0][0x28] ;
@@ -32,3 +32,11 @@ def test_instructions_of_loops_count_once_and_branches_ahead_are_no_loops():
     loops = count_loops(LISTING)
     assert loops.barriers == 2
     assert loops.instructions == 5
+
+
+@pytest.mark.parametrize(("at", "first"), [("0000", True), ("0060", False)])
+def test_a_wait_counts_if_no_memory_is_touched_before_it(at, first):
+    before = LISTING.index(f"        /*{at}*/")
+    listing = f"{LISTING[:before]}        /*1000*/                   ACQBULK ;\n{LISTING[before:]}"
+    assert waits_first(listing) is first
+    assert not waits_first(LISTING)

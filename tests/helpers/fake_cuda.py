@@ -31,6 +31,7 @@ class Launch:
     arguments: dict[str, Any]  # tensors as well
     warps: int
     stages: int
+    dependent: bool  # may start before the launch before it has ended
 
 
 @dataclass
@@ -63,6 +64,7 @@ class _Binary:
             dict(zip(names, bound, strict=True)),
             self.options.num_warps,
             self.options.num_stages,
+            self.options.launch_pdl,
         )
         self.log.launches.append(launch)
 

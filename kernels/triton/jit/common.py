@@ -45,6 +45,24 @@ UNSPECIALIZED = (
 
 
 @triton.jit
+def wait_for_launch_before(PDL: tl.constexpr):
+    """Wait until the launch before has written everything.
+
+    With PDL (programmatic dependent launch, ``Call.bind_chain``) a kernel may start while the one
+    before it still runs: all that it reads and writes must come after this.
+    """
+    if PDL:
+        tl.extra.cuda.gdc_wait()
+
+
+@triton.jit
+def let_next_launch_start(PDL: tl.constexpr):
+    """Let the next launch start once every program has come here; for one that waits, as ours."""
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
+
+
+@triton.jit
 def dot(a, b, accumulator, INPUT_PRECISION: tl.constexpr, INTERPRET: tl.constexpr):
     """``accumulator + a @ b`` in float32."""
     if INTERPRET:

@@ -16,8 +16,10 @@ from .common import (
     dot,
     invert_bandwidth,
     kernel_and_slope,
+    let_next_launch_start,
     load_tile,
     sum_squares,
+    wait_for_launch_before,
 )
 
 
@@ -45,6 +47,7 @@ def mmd2_split_products_kernel(
     row_blocks,
     x_column_blocks,
     column_blocks,
+    PDL: tl.constexpr,
     HAS_X_LENGTHS: tl.constexpr,
     HAS_Y_LENGTHS: tl.constexpr,
     KERNEL: tl.constexpr,
@@ -55,6 +58,8 @@ def mmd2_split_products_kernel(
     BLOCK_D: tl.constexpr,
 ):
     """A tile of pairs over a slice of the columns."""
+    wait_for_launch_before(PDL)
+    let_next_launch_start(PDL)
     program = tl.program_id(0).to(tl.int64)
     row_block = (program % row_blocks).to(tl.int32)
     column_block = (program // row_blocks % column_blocks).to(tl.int32)
@@ -171,6 +176,7 @@ def mmd2_split_weights_kernel(
     row_blocks,
     x_column_blocks,
     column_blocks,
+    PDL: tl.constexpr,
     HAS_X_LENGTHS: tl.constexpr,
     HAS_Y_LENGTHS: tl.constexpr,
     MEAN_BANDWIDTH: tl.constexpr,
@@ -184,6 +190,8 @@ def mmd2_split_weights_kernel(
     BLOCK_D: tl.constexpr,
 ):
     """Weights and share of MMD^2 of a few rows, from the slices added in order."""
+    wait_for_launch_before(PDL)
+    let_next_launch_start(PDL)
     program = tl.program_id(0).to(tl.int64)
     element, row_block = program // row_blocks, (program % row_blocks).to(tl.int32)
     x_count, n = count_rows(x_lengths_ptr, element, N, HAS_X_LENGTHS)

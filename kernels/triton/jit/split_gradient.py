@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from .common import UNSPECIALIZED, count_rows, dot, load_tile
+from .common import UNSPECIALIZED, count_rows, dot, load_tile, wait_for_launch_before
 
 
 @triton.jit
@@ -56,6 +56,7 @@ def mmd2_split_gradient_kernel(
     row_blocks,
     column_blocks,
     OWN: tl.constexpr,  # 0: gradient in x, 1: in y
+    PDL: tl.constexpr,
     HAS_X_LENGTHS: tl.constexpr,
     HAS_Y_LENGTHS: tl.constexpr,
     KERNEL: tl.constexpr,
@@ -66,6 +67,7 @@ def mmd2_split_gradient_kernel(
     BLOCK_D: tl.constexpr,
 ):
     """A block of rows and columns of a gradient."""
+    wait_for_launch_before(PDL)
     program = tl.program_id(0).to(tl.int64)
     rows = (program % row_blocks).to(tl.int32) * BLOCK_M + tl.arange(0, BLOCK_M)
     column_programs = tl.cdiv(D, BLOCK_D)

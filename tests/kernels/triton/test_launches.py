@@ -299,6 +299,18 @@ def test_older_chips_get_no_tiles_of_the_newest(sweep):
             assert "small" not in launch["kernel"]
 
 
+def test_a_launch_overlaps_only_one_of_its_own_call_for_which_its_kernel_waits(sweep):
+    """Programmatic dependent launch: never the first of a call, and on sm_90 alone."""
+    dependent = 0
+    for case in sweep["cases"]:
+        for place, launch in enumerate(case["launches"]):
+            waits = launch["arguments"].get("PDL", False)
+            assert launch["dependent"] == (waits and place > 0)
+            assert not waits or case["architecture"] == 90
+            dependent += launch["dependent"]
+    assert dependent > 50
+
+
 def test_a_call_without_the_value_launches_no_more_than_one_with_it(sweep):
     counts: dict[str, dict[bool, int]] = {}
     for case in sweep["cases"]:
