@@ -55,8 +55,8 @@ def family(request: pytest.FixtureRequest) -> Cases:
 
 @pytest.fixture(autouse=True)
 def _few_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fewer programs, which the interpreter runs one by one."""
-    monkeypatch.setattr(split, "PROGRAMS", 16)
+    """Fewer programs, which the interpreter runs one by one; as many slices without the value."""
+    monkeypatch.setattr(split, "PROGRAMS", 24)
 
 
 @pytest.mark.parametrize("wrt", ["x", "y", "both"])
