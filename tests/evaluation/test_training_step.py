@@ -134,8 +134,27 @@ class Operations(TorchDispatchMode):
     """Counts what would be launched, and refuses what would wait for a device."""
 
     VIEWS = frozenset(
-        "view _unsafe_view expand slice select unsqueeze squeeze transpose t permute detach alias "
-        "unbind split split_with_sizes as_strided empty empty_like new_empty_strided".split()
+        [
+            "view",
+            "_unsafe_view",
+            "expand",
+            "slice",
+            "select",
+            "unsqueeze",
+            "squeeze",
+            "transpose",
+            "t",
+            "permute",
+            "detach",
+            "alias",
+            "unbind",
+            "split",
+            "split_with_sizes",
+            "as_strided",
+            "empty",
+            "empty_like",
+            "new_empty_strided",
+        ]
     )
 
     def __init__(self) -> None:
@@ -151,7 +170,7 @@ class Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-# counted: 92 and 119, with the network's own forward and backward
+# counted: 121 to 130 and 136 to 150, with the network's own forward and backward
 @pytest.mark.parametrize(("case", "most"), [("small", 140), ("imagenet", 170)])
 @pytest.mark.parametrize("decoded", [True, False])
 def test_a_step_does_not_wait_and_has_few_operations(
