@@ -133,28 +133,10 @@ def test_a_set_too_large_to_decode_trains_the_same_network(monkeypatch) -> None:
 class Operations(TorchDispatchMode):
     """Counts what would be launched, and refuses what would wait for a device."""
 
-    VIEWS = frozenset(
-        [
-            "view",
-            "_unsafe_view",
-            "expand",
-            "slice",
-            "select",
-            "unsqueeze",
-            "squeeze",
-            "transpose",
-            "t",
-            "permute",
-            "detach",
-            "alias",
-            "unbind",
-            "split",
-            "split_with_sizes",
-            "as_strided",
-            "empty",
-            "empty_like",
-            "new_empty_strided",
-        ]
+    VIEWS = (
+        *("view", "_unsafe_view", "expand", "slice", "select", "unsqueeze", "squeeze", "t"),
+        *("transpose", "permute", "detach", "alias", "unbind", "split", "split_with_sizes"),
+        *("as_strided", "empty", "empty_like", "new_empty_strided"),
     )
 
     def __init__(self) -> None:
