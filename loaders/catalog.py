@@ -45,6 +45,7 @@ def open_dataset(
     loader: str = "auto",
     workers: int | None = None,
     classes: Sequence[int] | None = None,
+    sparse: bool = False,
 ) -> RealImages:
     """Open one split of a data set.
 
@@ -64,6 +65,8 @@ def open_dataset(
         loader: how image files are read: "ffcv", "folder" or "auto".
         workers: threads or processes that decode; None for one per core.
         classes: those that will be drawn, the only ones kept in memory; None for all.
+        sparse: only some images will be read, or all of them once: image files are neither packed
+            nor kept in memory, whatever ``cache``.
 
     Raises:
         DataError: if a name, split or size is invalid, or the data are missing, damaged or too
@@ -76,14 +79,16 @@ def open_dataset(
     target, folder = _check_device(device), None if root is None else Path(root).expanduser()
     try:
         if info.kind in _IMAGE_FILES:
-            back_end = open_image_files(name, folder, split, side, loader=loader, workers=workers)
+            back_end = open_image_files(
+                name, folder, split, side, loader=loader, workers=workers, pack=not sparse
+            )
             return StreamedImages(
                 back_end,
                 mean=info.mean,
                 std=info.std,
                 device=target,
                 seed=seed,
-                cache=cast(Cache, cache),
+                cache="none" if sparse else cast(Cache, cache),
                 classes=classes,
             )
         if loader != "auto" or cache in ("host", "none"):

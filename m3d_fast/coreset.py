@@ -49,13 +49,14 @@ def initial_pixels(
     pixels = empty_pinned(shape) if pinned else torch.empty(shape, device=device)
     factor = config.factor if config.init == "mix" else 1
     draw = _random_indices(real, config.ipc * factor**2, derive_seed(config.seed, "coreset", 0))
-    for target, c in zip(pixels, classes, strict=True):
-        if config.init == "noise":
+    if config.init == "noise":
+        for target, c in zip(pixels, classes, strict=True):
             stream = generator(config.seed, "noise", c, device=real.device)
             target.copy_(torch.rand(target.shape, generator=stream, device=real.device))
-        else:
-            images = real.take(c, draw(c)).float() / 255
-            target.copy_(encode(images[None], factor)[0])
+        return pixels
+    chosen = real.take_each(classes, [draw(c) for c in classes])
+    for target, images in zip(pixels, chosen, strict=True):
+        target.copy_(encode(images[None].float() / 255, factor)[0])
     return pixels
 
 
@@ -68,7 +69,8 @@ def random_images(real: RealImages, per_class: int, seed: int) -> Tensor:
         uint8 ``(num_classes, per_class, C, H, W)``.
     """
     draw = _random_indices(real, per_class, seed)
-    return torch.stack([real.take(c, draw(c)) for c in range(real.num_classes)])
+    classes = range(real.num_classes)
+    return torch.stack(list(real.take_each(classes, [draw(c) for c in classes])))
 
 
 def _random_indices(real: RealImages, per_class: int, seed: int) -> Callable[[int], IntArray]:
@@ -107,7 +109,7 @@ def _select(
             f"{min(real.class_sizes)}"
         )
     chosen = [select(embedded, per_class) for embedded in _embed_classes(real, features)]
-    return torch.stack([real.take(c, indices) for c, indices in enumerate(chosen)])
+    return torch.stack(list(real.take_each(range(len(chosen)), chosen)))
 
 
 def _embed_classes(real: RealImages, features: Features) -> Iterator[Tensor]:

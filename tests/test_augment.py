@@ -210,16 +210,6 @@ def test_cutmix_pastes_a_box_and_weighs_labels_by_area() -> None:
     assert min(seen) < 0.7
 
 
-def test_lighting_noise_lies_along_the_principal_axes_of_colour() -> None:
-    """Of a constant image, jitter leaves the colour's shade; without it only the noise is left."""
-    uniforms, normals = imagenet_draws(6, 2)
-    uniforms[:, 5:8] = 0.5  # factors of 1
-    x = torch.full((6, 3, 8, 8), 0.5)
-    noise = augment_imagenet(x, uniforms, normals)[:, :, 4, 4] - 0.5
-    values, vectors = torch.tensor(RGB_EIGENVALUES), torch.tensor(RGB_EIGENVECTORS)
-    torch.testing.assert_close(noise, (0.1 * normals * values) @ vectors.T, atol=1e-5, rtol=0)
-
-
 def test_one_of_the_operations_per_draw_and_each_of_them() -> None:
     """Each group shows exactly one operation of DSA, with its own numbers."""
     names = ("color", "crop", "cutout", "flip", "scale", "rotate")
@@ -241,3 +231,13 @@ def test_one_of_the_operations_per_draw_and_each_of_them() -> None:
 def test_one_of_unknown_operations_is_refused() -> None:
     with pytest.raises(UserError, match="got colour"):
         parse_strategy("one:colour_crop")
+
+
+def test_lighting_noise_lies_along_the_principal_axes_of_colour() -> None:
+    """Of a constant image, jitter leaves the colour's shade; without it only the noise is left."""
+    uniforms, normals = imagenet_draws(6, 2)
+    uniforms[:, 5:8] = 0.5  # factors of 1
+    x = torch.full((6, 3, 8, 8), 0.5)
+    noise = augment_imagenet(x, uniforms, normals)[:, :, 4, 4] - 0.5
+    values, vectors = torch.tensor(RGB_EIGENVALUES), torch.tensor(RGB_EIGENVECTORS)
+    torch.testing.assert_close(noise, (0.1 * normals * values) @ vectors.T, atol=1e-5, rtol=0)

@@ -52,12 +52,14 @@ class TrainingSets:
             task: names method, network and repeat.
             trainer: of the task's network, whose features herding and k-center use.
         """
+        if self._chosen is not None and self._chosen[:2] != (task.method, task.network):
+            self._chosen = None  # before the next set is built: never two of them in memory
         if task.method == "random":
             # another choice for every network: the spread over networks includes that of the choice
             seed = derive_seed(self._seed, "coreset", 1, task.repeat)
             images = random_images(self._open_train(), self._synthetic.ipc, seed)
             return _label(images)
-        if self._chosen is None or self._chosen[:2] != (task.method, task.network):
+        if self._chosen is None:
             self._chosen = task.method, task.network, self._choose(task.method, trainer)
         condensed = task.method in (self._settings.method, "initial")
         return _label(self._chosen[2], self._synthetic.factor if condensed else 1)
@@ -90,13 +92,14 @@ class TrainingSets:
         stored, labels = _label(images)
         label, bar = "features for the coreset", rank_of_process() == 0
         with Progress(label, EXTRACTOR_EPOCHS, images_per_step=len(labels), bar=bar) as progress:
-            extractor.fit(
+            training = extractor.train(
                 stored,
                 labels,
                 initial=generator(seed, "evaluation-network", 1, device=trainer.device),
                 stream=generator(seed, "evaluation-training", 1, device=trainer.device),
-                on_epoch=lambda epoch, loss: progress.update(epoch),
             )
+            for epoch, _ in enumerate(training, 1):
+                progress.update(epoch)
         return extractor.embed
 
 

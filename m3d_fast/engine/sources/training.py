@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...augment import CUTMIX_UNIFORMS, UNIFORMS, augment, cutmix, parse_strategy
+from ...common.cuda_graph import CudaGraphRunner
 from ...config import ResolvedConfig
 from ...loaders import RealImages
 from ...networks import build_network, initialise
 from ...networks.arithmetic import autocast, compile_per_shape, convolutions
-from ..cuda_graph import CudaGraphRunner
 from ..embedding import convert_to_channels_last
 
 IntArray = npt.NDArray[np.int64]
