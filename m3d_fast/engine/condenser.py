@@ -146,7 +146,7 @@ class Condenser:
         return IterationResult(losses, finite, loader_seconds)
 
     def seconds_per_iteration(self) -> float:
-        """Seconds of the steps of all chunks, measured on one; the state does not change."""
+        """Seconds of an iteration without loading, measured on a chunk; no state changes."""
         self._source.load(0)
         size = self._largest
         start = 0.0
@@ -156,7 +156,8 @@ class Condenser:
                 self._buffers.finite.cpu()
                 start = time.perf_counter()
         self._buffers.finite.cpu()
-        return (time.perf_counter() - start) / MEASURED_STEPS * len(self.classes) / size
+        seconds = (time.perf_counter() - start) / MEASURED_STEPS
+        return seconds * len(self.classes) / size + self._source.seconds_per_update()
 
     def close(self) -> None:
         """Stop the loader; the next step starts it again."""

@@ -66,7 +66,6 @@ def open_pool(config: ResolvedConfig, real: RealImages) -> Pool:
         tensors, metadata = read_tensors(path, POOL_FORMAT)
     except UserError as error:
         raise UserError(f"{error}; remove it, and the next run trains the pool again") from error
-    log.info("pool of %d networks: %s", len(tensors["weights"]), path)
     return Pool(tensors["weights"], metadata["seconds"])
 
 

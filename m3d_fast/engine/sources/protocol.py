@@ -26,6 +26,10 @@ class NetworkSource(Protocol):
         """Train, after the step of ``iteration``, what later iterations embed with."""
         ...
 
+    def seconds_per_update(self) -> float:
+        """Seconds of :meth:`update`, measured; nothing changes."""
+        ...
+
     def state(self) -> dict[str, Tensor]:
         """Weights that the run has changed and a resumed one needs; the same on all ranks."""
         ...
@@ -42,6 +46,10 @@ class ConstantSource:
 
     def update(self, iteration: int) -> None:
         """Do nothing."""
+
+    def seconds_per_update(self) -> float:
+        """Nothing."""
+        return 0.0
 
     def state(self) -> dict[str, Tensor]:
         """Nothing."""

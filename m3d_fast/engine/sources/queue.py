@@ -79,6 +79,10 @@ class QueuedNetworks:
         if since == 0:
             self._draw(number)
 
+    def seconds_per_update(self) -> float:
+        """Seconds of :meth:`update` once there are two networks, measured on one step."""
+        return TRAINED * STEPS * self._training.seconds_per_step()
+
     def state(self) -> dict[str, Tensor]:
         """Weights and accuracies of all networks."""
         return {"weights": self._weights, "accuracy": self._accuracy}

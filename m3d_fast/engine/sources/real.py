@@ -36,6 +36,9 @@ class RealTrainedNetwork(TrainedNetwork):
             embedder, config, NetworkTraining(config, real, recipe, compile=config.compile)
         )
 
+    def _count_steps(self) -> int:
+        return self._steps
+
     def _train(self, iteration: int) -> None:
         seed, device = self._config.seed, self._embedder.device
         purpose = ("network-training", iteration)

@@ -1,5 +1,6 @@
 """Sources of networks by name."""
 
+import logging
 from collections.abc import Callable
 
 import torch
@@ -16,6 +17,8 @@ from .queue import QueuedNetworks, count_slots
 from .random import RandomNetworks
 from .real import RealTrainedNetwork
 from .synthetic import SyntheticTrainedNetwork
+
+log = logging.getLogger("m3d_fast")
 
 # during the run, on real images of all classes, whatever the classes of a rank
 TRAINED_ON_REAL_IMAGES = ("queue", "real")
@@ -58,4 +61,5 @@ def network_state_bytes(config: ResolvedConfig, real: RealImages) -> int:
 def prepare_source(config: ResolvedConfig, real: RealImages) -> None:
     """Do once for all ranks what takes long before a source is built: train the pool."""
     if config.networks_from == "pool":
-        open_pool(config, real)
+        pool = open_pool(config, real)
+        log.info("pool of %d networks, trained in %.0f s", len(pool.weights), pool.seconds)

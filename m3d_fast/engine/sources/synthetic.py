@@ -61,6 +61,9 @@ class SyntheticTrainedNetwork(TrainedNetwork):
         super().__init__(embedder, config, training)
         self._batch = batch
 
+    def _count_steps(self) -> int:
+        return self._epochs * self._steps
+
     def _train(self, iteration: int) -> None:
         device, seed = self._embedder.device, self._config.seed
         images = decode(self._pixels().detach(), self._config.factor).flatten(0, 1)

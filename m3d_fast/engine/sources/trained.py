@@ -50,6 +50,10 @@ class TrainedNetwork(ABC):
             self._train(iteration)
             self._changed = True
 
+    def seconds_per_update(self) -> float:
+        """Seconds of :meth:`update`, measured on one step of the network."""
+        return self._count_steps() * self._training.seconds_per_step()
+
     def state(self) -> dict[str, Tensor]:
         """Weights, momentum and accuracy of the network."""
         return {
@@ -69,6 +73,10 @@ class TrainedNetwork(ABC):
         stream = generator(self._config.seed, "network", model, device=self._embedder.device)
         self._training.initialise(stream)
         self._changed = True
+
+    @abstractmethod
+    def _count_steps(self) -> int:
+        """Steps of the network after each step of the images."""
 
     @abstractmethod
     def _train(self, iteration: int) -> None:

@@ -44,7 +44,8 @@ def test_one_seed_gives_one_run_and_its_state_continues_it(source: str) -> None:
     assert all(map(torch.equal, run(first, 0, 2), weights[:2]))
     saved, resumed = copy_state(first), digits_condenser(config)
     resumed.load_state(saved)
-    resumed.seconds_per_iteration()  # of an estimate: it changes nothing
+    assert resumed.seconds_per_iteration() > 0, "an estimate, which changes nothing"
+    assert (resumed._source.seconds_per_update() > 0) == (source in TRAINED)
     assert all(map(torch.equal, run(resumed, 2), weights[2:]))
     after, expected = resumed.state(), straight.state()
     assert after.keys() == expected.keys()
