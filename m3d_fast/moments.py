@@ -47,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
 def command(arguments: argparse.Namespace) -> None:
     """Compare, write the files and print the table."""
     settings = vars(arguments)
-    runs = list(dict.fromkeys(settings.pop("runs")))
+    runs = settings.pop("runs")
     config = MomentsConfig(**settings)
     for folder in [config.out] if config.out else runs:
         _check_folder(Path(folder), make=bool(config.out))

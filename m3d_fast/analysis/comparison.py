@@ -140,13 +140,13 @@ def compare_runs(paths: Sequence[str | Path], config: MomentsConfig) -> list[Com
     device = resolve_device(config.device)
     config = replace(config, device=device, precision=config.precision or default_precision(device))
     check_precision(str(config.precision), device)
-    runs = [Run.load(path) for path in paths]
+    runs = {run.path: run for run in map(Run.load, paths)}
     results: dict[Path, Comparison] = {}
-    for _, group in groupby(sorted(runs, key=_data_of), _data_of):
+    for _, group in groupby(sorted(runs.values(), key=_data_of), _data_of):
         together = list(group)
         for result in _Measurement(together, config).compare():
             results[result.run.path] = result
-    return [results[run.path] for run in runs]
+    return [results[path] for path in runs]
 
 
 def _data_of(run: Run) -> tuple[str, str, int, str]:

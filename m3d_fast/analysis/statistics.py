@@ -21,7 +21,7 @@ def read_statistics(network: Network, images: Tensor, labels: Tensor) -> Reading
     features = network.embed(images)
     moments = [(features**power).mean(1) for power in MOMENTS]
     means = [layer.mean((1, 3, 4), dtype=torch.float32) for layer in maps]
-    grams = [average_grams(layer) for layer in maps]
+    grams = [average_grams(layer, exact=True) for layer in maps]
     return Reading((features,), (*moments, *means, *grams))
 
 
@@ -35,7 +35,9 @@ class Average:
     def add(self, means: Iterable[Tensor], count: int) -> None:
         """Add the averages ``(1, ...)`` of :func:`read_statistics` over ``count`` images."""
         weighted = [mean[0].double() * count for mean in means]
-        self.totals = [a + b for a, b in zip(self.totals, weighted, strict=True)] or weighted
+        if self.count:
+            weighted = [a + b for a, b in zip(self.totals, weighted, strict=True)]
+        self.totals = weighted
         self.count += count
 
     def distances(self, other: "Average") -> Tensor:

@@ -99,10 +99,11 @@ class DDM(KernelOptions, Method):
         mean: list[Tensor] = []
         if self.mm_weight or self.cm_weight:
             maps = self._choose_layers(network.maps(images, cast(At, self.at)))
+            exact = torch.is_grad_enabled()  # of synthetic images, which are few
             if self.mm_weight:
-                mean += [average_maps(layer) for layer in maps]
+                mean += [average_maps(layer, exact=exact) for layer in maps]
             if self.cm_weight:
-                mean += [average_grams(layer) for layer in maps]
+                mean += [average_grams(layer, exact=exact) for layer in maps]
         return Reading((network.embed(images),), tuple(mean))
 
     def losses(
@@ -207,7 +208,7 @@ def spread_difference(real: Tensor, features: Tensor) -> Tensor:
         directions = centred.transpose(1, 2) @ (vectors / squares.sqrt()[:, None])
     projected = (features - features.mean(1, keepdim=True)) @ directions
     ratios = projected.square().mean(1) * real.shape[1] / squares
-    return (torch.where(known, ratios - 1, 0).square().sum(1)) / known.sum(1).clamp_min(1)
+    return torch.where(known, ratios - 1, 0).square().sum(1) / known.sum(1).clamp_min(1)
 
 
 @functools.cache
