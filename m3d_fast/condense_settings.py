@@ -48,6 +48,13 @@ class CondenseSettings(Generic[Absent]):
     workers: int | None = setting(
         group="data", metavar="N", help="threads or processes that decode images [one per core]"
     )
+    hold_out: float | Absent = setting(
+        group="data",
+        metavar="SHARE",
+        help="share of every class's training images that the run never sees, for choices made "
+        "with evaluate --split held-out",
+        default=0.0,
+    )
     ipc: int | Absent = setting(
         group="method", metavar="N", help="synthetic images per class", default=1
     )

@@ -16,7 +16,7 @@ from .common.hardware import (
     resolve_device,
 )
 from .condense_settings import SOURCES, CondenseSettings
-from .loaders import CACHES, LOADERS, dataset_info, file_name, image_side
+from .loaders import CACHES, LOADERS, check_split, dataset_info, file_name, image_side
 from .methods import Method, build_method
 from .networks import CONDENSING, build_network, check_network
 from .presets import Preset, Setting, fit_preset, network_for, shared_preset
@@ -56,6 +56,7 @@ class CondenseConfig(CondenseSettings[None]):
         check_positive("ipc", ipc)
         check_name("loader", known["loader"], LOADERS)
         check_name("cache", known["cache"], CACHES)
+        check_split("train", known["hold_out"])
         size = image_side(dataset, self.size)
         device = resolve_device(self.device)
         objective = build_method(method, self._collect_options())

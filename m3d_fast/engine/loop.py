@@ -78,6 +78,7 @@ def _open_training_images(config: ResolvedConfig, ranks: Ranks) -> RealImages:
         loader=config.loader,
         cache=config.cache,
         workers=config.workers,
+        hold_out=config.hold_out,
         classes=None if known is None else ranks.select_classes(known),
     )
     smallest = min(real.class_sizes)
