@@ -7,7 +7,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .config import CondenseConfig as CondenseConfig
-    from .engine.loop import condense as condense
+    from .construction import condense as condense
     from .evaluation.config import EvaluateConfig as EvaluateConfig
     from .evaluation.evaluator import evaluate as evaluate
     from .kernels import Gaussian as Gaussian
@@ -26,7 +26,7 @@ _HOMES = {
     "MMDLoss": "kernels",
     "Polynomial": "kernels",
     "SyntheticSet": "synthetic",
-    "condense": "engine.loop",
+    "condense": "construction",
     "evaluate": "evaluation.evaluator",
     "mmd2": "kernels",
 }

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Generic, TypeVar
 
+from .coreset import CORESETS
 from .loaders import DATASETS
 from .methods import METHODS
 from .methods.kernels import KERNELS
@@ -61,7 +62,8 @@ class CondenseSettings(Generic[Absent]):
     method: str | Absent = setting(
         group="method",
         metavar="NAME",
-        help=f"objective: {', '.join(METHODS)}, or your own package.module:Class",
+        help=f"objective: {', '.join(METHODS)}, or your own package.module:Class; or a coreset: "
+        f"{', '.join(CORESETS)}",
         default="m3d",
     )
     options: Mapping[str, Any] | Absent = setting(

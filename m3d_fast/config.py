@@ -16,8 +16,9 @@ from .common.hardware import (
     resolve_device,
 )
 from .condense_settings import SOURCES, CondenseSettings
+from .coreset import CORESETS
 from .loaders import CACHES, LOADERS, check_split, dataset_info, file_name, image_side
-from .methods import Method, build_method
+from .methods import METHODS, Method, build_method
 from .networks import CONDENSING, build_network, check_network
 from .presets import Preset, Setting, fit_preset, network_for, shared_preset
 from .settings import defaults_of
@@ -27,6 +28,10 @@ INITS = ("mix", "real", "noise")
 PRESETS = ("default", "paper", "m3d")
 # settings that depend on the machine: they change only the rounding of a result
 MACHINE = ("device", "precision", "compile", "cuda_graphs", "class_chunk", "profile")
+
+# settings of steps, which a coreset has not, and those of real images as they are
+STEPS = ("lr_img", "momentum", "real_batch", "networks_from", "ipm", "augment", "kernel")
+AS_THEY_ARE = {"iterations": 0, "factor": 1, "init": "real"}
 
 MAX_DECODED = 200  # synthetic images of a class per step; of more, a random choice
 
@@ -59,25 +64,52 @@ class CondenseConfig(CondenseSettings[None]):
         check_split("train", known["hold_out"])
         size = image_side(dataset, self.size)
         device = resolve_device(self.device)
-        objective = build_method(method, self._collect_options())
+        if ":" not in method:
+            check_name("method", method, (*METHODS, *CORESETS))
+        setting = Setting(dataset, size, ipc)
         run = f"{file_name(dataset)}-ipc{ipc}-{method.replace(':', '-')}-seed{known['seed']}"
-        derived = asdict(self._choose_preset(objective, Setting(dataset, size, ipc))) | {
+        derived = {
             "size": size,
-            "options": asdict(objective),
-            "kernel": getattr(objective, "kernel", None),
-            "networks_from": objective.networks_from,
             "network": network_for(dataset, size),
             "out": f"runs/{run}",
             "device": device,
-            "precision": _choose_precision(objective, device),
             "compile": False,
             "cuda_graphs": device.startswith("cuda") and not self.profile,
         }
+        if method in CORESETS:
+            derived |= self._fix_coreset_settings(method, device)
+        else:
+            derived |= self._choose_method_settings(method, setting, device)
         config = ResolvedConfig(**(known | derived | given | {"options": derived["options"]}))
         config.check()
-        if self.compile is None:
+        if self.compile is None and not config.selects:
             config = replace(config, compile=compile_pays(config.images_through_network, size))
         return config
+
+    def _choose_method_settings(self, method: str, setting: Setting, device: str) -> dict[str, Any]:
+        objective = build_method(method, self._collect_options())
+        return asdict(self._choose_preset(objective, setting)) | {
+            "options": asdict(objective),
+            "kernel": getattr(objective, "kernel", None),
+            "networks_from": objective.networks_from,
+            "precision": _choose_precision(objective, device),
+        }
+
+    def _fix_coreset_settings(self, coreset: str, device: str) -> dict[str, Any]:
+        """Those of real images as they are; UserError for a setting of steps."""
+        if self.options:
+            raise UserError(f"option {next(iter(self.options))}: {coreset} has no options")
+        for name in STEPS:
+            if getattr(self, name) is not None:
+                raise UserError(f"{name}: {coreset} selects real images; leave it out")
+        for name, value in AS_THEY_ARE.items():
+            if getattr(self, name) not in (None, value):
+                raise UserError(
+                    f"{name}: {coreset} keeps real images as they are; expected {value}, got "
+                    f"{getattr(self, name)}"
+                )
+        fixed = {"options": {}, "precision": default_precision(device)}
+        return fixed | AS_THEY_ARE | dict.fromkeys(STEPS)
 
     def _collect_options(self) -> dict[str, Any]:
         """The options given, ``kernel`` among them."""
@@ -103,7 +135,7 @@ class ResolvedConfig(CondenseSettings[Never]):
     """Complete, checked settings, made by :meth:`CondenseConfig.resolve`.
 
     None remains where the run decides: ``data_root``, ``workers``, ``class_chunk``,
-    ``checkpoint_every``.
+    ``checkpoint_every``; and the settings of a method's steps where a coreset is selected.
     """
 
     @classmethod
@@ -131,32 +163,42 @@ class ResolvedConfig(CondenseSettings[Never]):
         Raises:
             UserError: for an invalid setting.
         """
-        check_name("init", self.init, INITS)
-        check_name("networks_from", self.networks_from, SOURCES)
-        for name in ("iterations", "real_batch", "ipm", "log_every", "lr_img"):
-            check_positive(name, getattr(self, name))
+        check_positive("log_every", self.log_every)
+        if not self.selects:
+            self._check_steps()
         for name in ("class_chunk", "checkpoint_every", "workers"):
             if getattr(self, name) is not None:
                 check_positive(name, getattr(self, name))
-        if not 0 <= self.momentum < 1:
-            raise UserError(f"momentum: expected a number from 0 to below 1, got {self.momentum}")
         if self.seed < 0:
             raise UserError(f"seed: expected a whole number >= 0, got {self.seed}")
         check_factor(self.factor, self.size)
         check_precision(self.precision, self.device)
-        if self.precision == "bf16" and self.build_method().exact:
-            raise UserError(
-                f"precision: {self.method} matches gradients, which bf16 is too coarse for; "
-                f"expected fp32 or tf32"
-            )
         if self.cuda_graphs and not self.device.startswith("cuda"):
             raise UserError(f"cuda_graphs: expected a CUDA device, got {self.device}")
         if self.profile and self.cuda_graphs:
             raise UserError("profile: a CUDA graph hides what runs in it; add --no-cuda-graphs")
         check_network(self.network, CONDENSING)
-        parse_strategy(self.augment)
         with torch.device("meta"):  # raises UserError for a size the network cannot take
             build_network(self.network, dataset_info(self.dataset).channels, self.size, 2)
+
+    def _check_steps(self) -> None:
+        check_name("init", self.init, INITS)
+        check_name("networks_from", self.networks_from, SOURCES)
+        for name in ("iterations", "real_batch", "ipm", "lr_img"):
+            check_positive(name, getattr(self, name))
+        if not 0 <= self.momentum < 1:
+            raise UserError(f"momentum: expected a number from 0 to below 1, got {self.momentum}")
+        if self.precision == "bf16" and self.build_method().exact:
+            raise UserError(
+                f"precision: {self.method} matches gradients, which bf16 is too coarse for; "
+                f"expected fp32 or tf32"
+            )
+        parse_strategy(self.augment)
+
+    @property
+    def selects(self) -> bool:
+        """Whether the method is a coreset, which takes no steps."""
+        return self.method in CORESETS
 
     def build_method(self) -> Method:
         """The objective, with its options."""

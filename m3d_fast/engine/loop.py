@@ -3,9 +3,6 @@
 import logging
 from dataclasses import replace
 
-import torch
-
-from .. import __version__
 from ..common.errors import UserError
 from ..common.hardware import use_device
 from ..common.progress import Progress
@@ -15,9 +12,9 @@ from ..config import CondenseConfig, ResolvedConfig
 from ..distributed import Ranks, join_ranks
 from ..loaders import RealImages, dataset_info, open_dataset
 from ..run.checkpoint import CheckpointWriter
+from ..run.condensed import write_condensed_set
 from ..run.folder import RunFolder, resolve_resumed_config
-from ..run.pictures import save_pictures
-from ..synthetic import SyntheticSet, save_set
+from ..synthetic import SyntheticSet
 from .condenser import Condenser
 from .estimate import RunEstimate, refuse_what_cannot_fit
 from .metrics import Metrics
@@ -51,7 +48,7 @@ def condense(config: CondenseConfig, *, resume: bool = False) -> SyntheticSet:
                 run.check(settings, resume=resume)
             local = replace(settings, device=ranks.select_device(settings.device))
         with use_device(local.device), run.lock:
-            real = ranks.leader_first(lambda: _open_training_images(local, ranks))
+            real = ranks.leader_first(lambda: open_training_images(local, ranks))
             with ranks.together():
                 classes = ranks.select_classes(real.num_classes)
                 refuse_what_cannot_fit(run, local, real, classes)
@@ -66,7 +63,7 @@ def condense(config: CondenseConfig, *, resume: bool = False) -> SyntheticSet:
     return SyntheticSet.load(run.synthetic_file)
 
 
-def _open_training_images(config: ResolvedConfig, ranks: Ranks) -> RealImages:
+def open_training_images(config: ResolvedConfig, ranks: Ranks) -> RealImages:
     """Open the training images; if their number of classes is known, those of this rank alone."""
     known = dataset_info(config.dataset).num_classes
     real = open_dataset(
@@ -208,26 +205,11 @@ class Condensation:
 
     def _write_condensed_set(self) -> None:
         """Write the condensed set from the shards of the last checkpoint, and its pictures."""
-        config, real, run = self._config, self._condenser.real, self._run
+        run = self._run
         run.checkpoints.remove_old()
-        save_set(
-            run.synthetic_file,
-            [pixels.flatten(0, 1) for pixels in run.checkpoints.read_pixels()],
-            torch.arange(real.num_classes).repeat_interleave(config.ipc),
-            class_names=real.class_names,
-            factor=config.factor,
-            mean=real.mean,
-            std=real.std,
-            info={
-                "dataset": config.dataset,
-                "method": config.method,
-                "iterations": config.iterations,
-                "seed": config.seed,
-                "version": __version__,
-            },
-        )
-        grid, *_ = save_pictures(SyntheticSet.load(run.synthetic_file), run.path)
-        log.info("condensed set: %s, picture: %s", run.synthetic_file, grid)
+        iterations = run.checkpoints.newest_iteration() or 0
+        pixels = run.checkpoints.read_pixels()
+        write_condensed_set(run, self._config, self._condenser.real, pixels, iterations)
 
     def _describe(self) -> str:
         config, condenser, ranks = self._config, self._condenser, self._ranks

@@ -152,6 +152,12 @@ class RunFolder:
         lines = self.metrics_file.read_text(encoding="utf-8").splitlines()
         return float(sum(json.loads(line)["seconds"] for line in lines))
 
+    def write_single_metrics(self, seconds: float) -> None:
+        """Write ``metrics.jsonl`` of a run without iterations: one line."""
+        with replace_atomically(self.metrics_file) as temporary:
+            record = {"iteration": 0, "loss": None, "seconds": seconds}
+            temporary.write_text(json.dumps(record) + "\n", encoding="utf-8")
+
     def rewind_metrics(self, iteration: int) -> None:
         """Drop the lines after ``iteration``, which the resumed run writes again."""
         if not self.metrics_file.exists():
