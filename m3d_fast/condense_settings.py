@@ -90,6 +90,11 @@ class CondenseSettings(Generic[Absent]):
         metavar="N",
         help="steps of the images [m3d: 10000; from 65 px on 1000; digits 200]",
     )
+    budget: float | None = setting(
+        group="method",
+        metavar="SECONDS",
+        help="stop after this many seconds of iterations, also if they are interrupted and resumed",
+    )
     factor: int | Absent = setting(
         group="method",
         metavar="N",

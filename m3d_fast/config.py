@@ -30,7 +30,7 @@ PRESETS = ("default", "paper", "m3d")
 MACHINE = ("device", "precision", "compile", "cuda_graphs", "class_chunk", "profile")
 
 # settings of steps, which a coreset has not, and those of real images as they are
-STEPS = ("lr_img", "momentum", "real_batch", "networks_from", "ipm", "augment", "kernel")
+STEPS = ("lr_img", "momentum", "real_batch", "networks_from", "ipm", "augment", "kernel", "budget")
 AS_THEY_ARE = {"iterations": 0, "factor": 1, "init": "real"}
 
 MAX_DECODED = 200  # synthetic images of a class per step; of more, a random choice
@@ -135,7 +135,8 @@ class ResolvedConfig(CondenseSettings[Never]):
     """Complete, checked settings, made by :meth:`CondenseConfig.resolve`.
 
     None remains where the run decides: ``data_root``, ``workers``, ``class_chunk``,
-    ``checkpoint_every``; and the settings of a method's steps where a coreset is selected.
+    ``checkpoint_every``; without a ``budget``; and for settings of steps, of which a coreset has
+    none.
     """
 
     @classmethod
@@ -166,7 +167,7 @@ class ResolvedConfig(CondenseSettings[Never]):
         check_positive("log_every", self.log_every)
         if not self.selects:
             self._check_steps()
-        for name in ("class_chunk", "checkpoint_every", "workers"):
+        for name in ("budget", "class_chunk", "checkpoint_every", "workers"):
             if getattr(self, name) is not None:
                 check_positive(name, getattr(self, name))
         if self.seed < 0:

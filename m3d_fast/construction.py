@@ -4,7 +4,7 @@ import logging
 import time
 
 from .common.errors import UserError
-from .common.hardware import use_device
+from .common.hardware import peak_bytes, use_device
 from .common.seeds import derive_seed
 from .config import CondenseConfig, ResolvedConfig
 from .coreset import CORESETS, Features
@@ -79,7 +79,7 @@ def _select(config: ResolvedConfig, run: RunFolder, real: RealImages) -> None:
     choose = CORESETS[config.method]
     pixels = choose(real, config.ipc, seed, lambda: _train_features(config, real)).float() / 255
     # before the condensed set, with which the run is complete
-    run.write_single_metrics(time.monotonic() - start)
+    run.write_single_metrics(time.monotonic() - start, peak_bytes(real.device))
     write_condensed_set(run, config, real, [pixels.cpu()], 0)
 
 

@@ -45,7 +45,7 @@ def test_resolving_twice_changes_nothing() -> None:
     assert all(
         getattr(once, f.name) is not None
         for f in fields(once)
-        if f.name not in ("data_root", "class_chunk", "workers", "checkpoint_every")
+        if f.name not in ("data_root", "class_chunk", "workers", "checkpoint_every", "budget")
     )
 
 

@@ -1,6 +1,7 @@
 """The condensation loop: a run from its first iteration, or its checkpoint, to its files."""
 
 import logging
+import time
 from dataclasses import replace
 
 from ..common.errors import UserError
@@ -108,6 +109,7 @@ class Condensation:
             first=self._first,
             images_per_step=self._images,
         )
+        self._clock, self._spent = time.monotonic(), run.condensation_seconds()
         self._estimate = RunEstimate(condenser, run, ranks, self._first)
         self._writer = CheckpointWriter(
             run.checkpoints, condenser.classes, real.num_classes, self._config.checkpoint_every
@@ -115,7 +117,9 @@ class Condensation:
 
     def run(self) -> None:
         """Take the remaining iterations and write the condensed set; errors as :func:`condense`."""
-        config, ranks, total = self._config, self._ranks, self._config.iterations
+        config, ranks = self._config, self._ranks
+        # a run whose budget was spent before it was resumed is complete
+        total = self._first if self._is_budget_spent() else config.iterations
         log.info("%s", self._describe())
         self._estimate.announce()
         progress = Progress(
@@ -134,13 +138,16 @@ class Condensation:
                 self._iterate(done)
                 end_iteration()
                 stop = ranks.any(stop_requested())
-                last = stop or done == total
+                complete = done == total or self._is_budget_spent()
+                last = stop or complete
                 log_due = last or done % config.log_every == 0
                 if log_due:
                     progress.update(done, f"loss {self._metrics.flush():.5f}")
                 if last or self._is_checkpoint_due(done, log_due):
                     self._save(done)
-                if stop and done < total:
+                if complete:
+                    break
+                if stop:
                     self._finish_checkpoint()
                     raise Interrupted(
                         f"interrupted after iteration {done}, checkpoint saved; resume with: "
@@ -150,6 +157,13 @@ class Condensation:
         with ranks.together():
             if ranks.leads:
                 self._write_condensed_set()
+
+    def _is_budget_spent(self) -> bool:
+        """Whether the time for iterations is over, on all ranks."""
+        budget = self._config.budget
+        if budget is None:
+            return False
+        return self._ranks.any(self._spent + time.monotonic() - self._clock >= budget)
 
     def _iterate(self, done: int) -> None:
         """Take the iteration after which ``done`` are complete."""

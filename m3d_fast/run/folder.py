@@ -148,14 +148,23 @@ class RunFolder:
             ) from error
 
     def condensation_seconds(self) -> float:
-        """Time spent in the iterations of the run."""
-        lines = self.metrics_file.read_text(encoding="utf-8").splitlines()
-        return float(sum(json.loads(line)["seconds"] for line in lines))
+        """Time spent in the iterations of the run; 0 before the first."""
+        return float(sum(line["seconds"] for line in self._read_metrics()))
 
-    def write_single_metrics(self, seconds: float) -> None:
+    def peak_memory(self) -> int | None:
+        """Most bytes that the run took on a device, or in a process on a CPU; None before any."""
+        return max((line["memory_bytes"] for line in self._read_metrics()), default=None)
+
+    def _read_metrics(self) -> list[dict[str, Any]]:
+        if not self.metrics_file.exists():
+            return []
+        lines = self.metrics_file.read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
+    def write_single_metrics(self, seconds: float, memory: int) -> None:
         """Write ``metrics.jsonl`` of a run without iterations: one line."""
         with replace_atomically(self.metrics_file) as temporary:
-            record = {"iteration": 0, "loss": None, "seconds": seconds}
+            record = {"iteration": 0, "loss": None, "seconds": seconds, "memory_bytes": memory}
             temporary.write_text(json.dumps(record) + "\n", encoding="utf-8")
 
     def rewind_metrics(self, iteration: int) -> None:
