@@ -2,6 +2,7 @@
 
 import logging
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -88,7 +89,7 @@ class Results:
         """Log the accuracy of every method and network that these outcomes complete."""
         for task in (outcome.task for outcome in outcomes):
             if task.repeat == repeats - 1:
-                accuracy = _format_percent(self._find_or_add(task))
+                accuracy = format_percent(self._find_or_add(task))
                 log.info("%s, %s: test accuracy %s %%", task.method, task.network, accuracy)
 
     def _find_or_add(self, task: Task) -> dict[str, Any]:
@@ -109,12 +110,17 @@ def table(content: dict[str, Any]) -> str:
             (
                 result["method"],
                 result["network"],
-                _format_percent(result),
+                format_percent(result),
                 str(len(result["accuracies"])),
                 f"{content['condensation_seconds']:.0f}" if condensed else "",
                 f"{result['seconds']:.0f}",
             )
         )
+    return align(rows)
+
+
+def align(rows: Sequence[Sequence[str]]) -> str:
+    """A table as text; the first row holds the titles of the columns."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
@@ -122,6 +128,7 @@ def table(content: dict[str, Any]) -> str:
     return "\n".join([lines[0], "  ".join("-" * w for w in widths), *lines[1:]])
 
 
-def _format_percent(result: dict[str, Any]) -> str:
+def format_percent(result: dict[str, Any]) -> str:
+    """Mean and standard deviation of a result, in percent."""
     spread = "" if result["std"] is None else f" +- {100 * result['std']:.2f}"
     return f"{100 * result['mean']:.2f}{spread}"
