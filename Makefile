@@ -29,7 +29,7 @@ demo: $(INSTALLED)
 	@echo "  $(BIN)/python -m m3d_fast.evaluate runs/imagenet100 --baselines random,herding"
 
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -p no:benchmark
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -p no:benchmark
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -47,7 +47,7 @@ bench-%: $(INSTALLED)
 
 bench-mmd bench-loaders bench-streaming: export OMP_NUM_THREADS := 1
 
-# works from a bare checkout: the tests of the kernels, compiled, then the benchmarks, within 8 minutes.
-# The engine's benchmark takes longer and is separate: $(PYTHON) -m benchmarks.gpu engine
+# works from a bare checkout, within nine minutes; OUT=... is the folder of the results.
+# The engine's benchmark is separate: $(PYTHON) -m benchmarks.gpu engine
 gpu:
-	$(PYTHON) -m benchmarks.gpu
+	$(PYTHON) -m benchmarks.gpu $(if $(OUT),--out $(OUT))

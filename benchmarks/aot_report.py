@@ -3,17 +3,16 @@
     python benchmarks/aot_report.py [--write]
 
 Prints a table; ``--write`` also writes it to ``results/aot.md`` beside this file. Exit status 1 if
-a configuration spills registers, needs more shared memory than the GPU has, or lacks the
-tensor-core instructions that its table lists. Results are cached in ``.cache/aot`` by source,
-configuration and version, so that only what changed is compiled again.
+a configuration spills registers, needs more shared memory than it declares or the GPU has, waits at
+more barriers in its loops than it declares, touches memory before it has waited for the launch that
+it depends on, or lacks the tensor-core instructions that its table lists. Results are cached in
+``.cache/aot`` by source, configuration and version, so that only what changed is compiled again.
 """
 
 import argparse
 import hashlib
 import json
 import os
-import re
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -31,12 +30,12 @@ from triton.compiler import ASTSource
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import sass  # noqa: E402
 from m3d_fast.kernels.triton import value  # noqa: E402
 from m3d_fast.kernels.triton.configs import Config  # noqa: E402
 from m3d_fast.kernels.triton.dispatch import CONFIGS  # noqa: E402
 
 SHARED_MEMORY = {80: 166912, 90: 232448}  # bytes that a program may have
-CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 CACHE = ROOT / ".cache/aot"
 # constexprs, unless a configuration has others
 CONSTANTS = {
@@ -46,6 +45,7 @@ CONSTANTS = {
     "VALUE": True,
     "VALUE_TERMS": "all",
     "INTERPRET": False,
+    "PDL": True,
     "OWN": 1,
     "SAME": True,
     "GROUP": value.GROUP,
@@ -97,8 +97,20 @@ class Compiled:
     registers: int
     stack: int
     shared: int
+    instructions: int  # inside loops, as barriers
+    barriers: int
+    early: bool  # touches memory before it has waited for the launch before it
     tensor_cores: str
-    expected: str
+    declared: tuple[int, int, str]  # shared memory, barriers, tensor cores
+
+    @property
+    def programs(self) -> int:
+        """Programs that a multiprocessor of sm_80 or sm_90 holds at a time."""
+        threads = 32 * self.warps
+        allocated = -(-self.registers // 8) * 8 * threads  # registers come in eights
+        # a program takes 1 KiB of shared memory for the system
+        in_memory = (SHARED_MEMORY[self.architecture] + 1024) // (self.shared + 1024)
+        return min(65536 // allocated, 2048 // threads, in_memory)
 
     @property
     def faults(self) -> list[str]:
@@ -106,10 +118,15 @@ class Compiled:
         found = []
         if self.stack:
             found.append(f"spills {self.stack} bytes")
-        if self.shared > SHARED_MEMORY[self.architecture]:
+        shared, barriers, tensor_cores = self.declared
+        if self.shared > min(shared, SHARED_MEMORY[self.architecture]):
             found.append(f"needs {self.shared} bytes of shared memory")
-        if self.architecture == 90 and self.tensor_cores != self.expected:
-            found.append(f"has {self.tensor_cores}, not {self.expected}")
+        if tensor_cores != "none" and self.barriers > barriers:
+            found.append(f"waits at {self.barriers} barriers, not {barriers} at most")
+        if self.early:
+            found.append("touches memory before it waits for the launch before it")
+        if self.architecture == 90 and self.tensor_cores != tensor_cores:
+            found.append(f"has {self.tensor_cores}, not {tensor_cores}")
         return found
 
 
@@ -117,8 +134,8 @@ def _describe_source(config: Config, *, ones: bool = False) -> ASTSource:
     """Describe what to compile, by the names of the kernel's arguments.
 
     ``*_ptr`` is a pointer, ``parameters`` a tuple of one float for a Gaussian and two for a
-    polynomial, ``D`` and ``*_stride`` integers divisible by 16, the rest integers. ``ones`` makes
-    each integer the constant that Triton makes of a one.
+    polynomial, the rest integers. What Triton specialises is divisible by 16; ``ones`` makes each
+    such integer the constant that Triton makes of a one.
     """
     values = {**CONSTANTS, "INPUT_PRECISION": config.input_precision}
     values |= {**config.blocks, **config.constants}
@@ -127,11 +144,11 @@ def _describe_source(config: Config, *, ones: bool = False) -> ASTSource:
     signature: dict[str, Any] = {}
     aligned, constants = {}, {}
     for position, parameter in enumerate(config.kernel.params):
-        name = parameter.name
+        name, specialized = parameter.name, not parameter.do_not_specialize
         if parameter.is_constexpr:
             signature[name] = "constexpr"
             constants[name] = values[name]
-        elif ones and not name.endswith("_ptr") and name != "parameters":
+        elif ones and specialized and not name.endswith("_ptr") and name != "parameters":
             signature[name] = "constexpr"
             constants[name] = 1
         elif name == "parameters":
@@ -139,7 +156,7 @@ def _describe_source(config: Config, *, ones: bool = False) -> ASTSource:
         else:
             pointer = name.endswith("_ptr")
             signature[name] = f"*{pointers.get(name, 'fp32')}" if pointer else "i32"
-            if pointer or name.endswith("_stride") or name == "D":
+            if specialized:
                 aligned[(position,)] = [["tt.divisibility", 16]]
     return ASTSource(config.kernel, signature=signature, constexprs=constants, attrs=aligned)
 
@@ -150,9 +167,9 @@ def _compile(config: Config, architecture: int) -> Compiled:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary.asm["cubin"])
         file.flush()
-        command = [str(CUOBJDUMP), "--dump-resource-usage", file.name]
-        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    registers, stack = (int(re.search(rf"{key}:(\d+)", usage)[1]) for key in ("REG", "STACK"))
+        usage, listing = sass.read_usage(Path(file.name)), sass.disassemble(Path(file.name))
+    loops = sass.count_loops(listing)
+    dependent = any(parameter.name == "PDL" for parameter in config.kernel.params)
     return Compiled(
         kernel=config.name,
         input_precision=config.input_precision,
@@ -160,11 +177,14 @@ def _compile(config: Config, architecture: int) -> Compiled:
         warps=config.warps,
         stages=config.stages,
         architecture=architecture,
-        registers=registers,
-        stack=stack,
+        registers=usage.registers,
+        stack=usage.stack,
         shared=binary.metadata.shared,
+        instructions=loops.instructions,
+        barriers=loops.barriers,
+        early=dependent and not sass.waits_first(listing),
         tensor_cores=_find_tensor_cores(binary.asm["ptx"]),
-        expected=config.tensor_cores,
+        declared=(config.shared_memory, config.barriers, config.tensor_cores),
     )
 
 
@@ -191,7 +211,7 @@ def _find_tensor_cores(ptx: str) -> str:
 def _compute_key(config: Config, architecture: int) -> str:
     # cache_key covers the source of the helpers a kernel calls
     material = [config.kernel.cache_key, repr(config), str(architecture), triton.__version__]
-    material.append(Path(__file__).read_text())
+    material += [Path(file).read_text() for file in (__file__, sass.__file__)]
     return hashlib.sha256("\n".join(material).encode()).hexdigest()[:32]
 
 
@@ -213,15 +233,18 @@ def format_table(rows: list[Compiled]) -> str:
     """Format a Markdown table."""
     lines = [
         f"Compiled by triton {triton.__version__}, without a GPU. Shared memory in bytes; a program"
-        f" may have {SHARED_MEMORY[80]} on sm_80 and {SHARED_MEMORY[90]} on sm_90.",
+        f" may have {SHARED_MEMORY[80]} on sm_80 and {SHARED_MEMORY[90]} on sm_90. Loops: the"
+        " instructions of a warp inside loops, and the barriers among them. Programs: how many a"
+        " multiprocessor holds.",
         "",
         "| kernel | input precision | blocks | warps, stages | sm | registers | stack | shared"
-        " | tensor cores | faults |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        " | loops | barriers | programs | tensor cores | faults |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [
         f"| {row.kernel} | {row.input_precision} | {row.blocks} | {row.warps}, {row.stages}"
         f" | {row.architecture} | {row.registers} | {row.stack} | {row.shared}"
+        f" | {row.instructions} | {row.barriers} | {row.programs}"
         f" | {row.tensor_cores} | {'; '.join(row.faults) or 'none'} |"
         for row in rows
     ]

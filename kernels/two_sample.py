@@ -12,6 +12,8 @@ from .kernel_functions import M3D_KERNEL, Kernel
 from .precision import full_float32
 from .reference import Rule, accumulator_dtype, prepare_bandwidth
 
+SORTED_KEYS = 2**24  # drawn at a time on a GPU: 0.5 GB with their order and what sorting needs
+
 
 class PermutationTest(NamedTuple):
     """Result of ``permutation_test``."""
@@ -44,7 +46,8 @@ def permutation_test(
         kernel: ``Gaussian`` (with one mean bandwidth for all permutations), ``Polynomial`` or
             ``Linear``.
         permutations: number of random permutations.
-        generator: draws them; None means torch's default generator on the CPU.
+        generator: draws them, on its own device; None means torch's default generator of the
+            device of the samples. One on the CPU draws the same permutations for samples anywhere.
 
     Returns:
         ``(statistic, p_value, null)``: the biased MMD^2 of ``mmd2``, the p-value, and the MMD^2
@@ -62,7 +65,7 @@ def permutation_test(
     if permutations < 1:
         raise ValueError(f"permutations: expected at least 1, got {permutations}")
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-        members = _draw_members(len(x), len(y), permutations, generator).to(x.device)
+        members = _draw_members(len(x), len(y), permutations, x.device, generator).to(x.device)
         values = _compute_permuted_mmd2(x, y, members, kernel)
         statistic, null = values[0], values[1:]
         # one split of the rows may be drawn again, and be summed in another order
@@ -73,14 +76,33 @@ def permutation_test(
     return PermutationTest(statistic.to(dtype), p_value, null.to(dtype))
 
 
-def _draw_members(n: int, m: int, permutations: int, generator: torch.Generator | None) -> Tensor:
-    """Draw the rows of the first sample, (1 + permutations, n + m), bool; [0] are those of x."""
-    device = torch.device("cpu") if generator is None else generator.device
+def _draw_members(
+    n: int, m: int, permutations: int, device: torch.device, generator: torch.Generator | None
+) -> Tensor:
+    """Draw the rows of the first sample, (1 + permutations, n + m), bool; [0] are those of x.
+
+    On a GPU all permutations are sorted at once: one by one, each would wait for a launch.
+    """
+    if generator is not None:
+        device = generator.device
     members = torch.zeros(1 + permutations, n + m, dtype=torch.bool, device=device)
     members[0, :n] = True
-    for row in members[1:]:
-        row[torch.randperm(n + m, generator=generator, device=device)[:n]] = True
+    if device.type == "cpu":
+        for row in members[1:]:
+            row[torch.randperm(n + m, generator=generator)[:n]] = True
+        return members
+    for rows in members[1:].split(max(1, SORTED_KEYS // (n + m))):
+        _choose_rows(rows, n, generator)
     return members
+
+
+def _choose_rows(members: Tensor, n: int, generator: torch.Generator | None) -> None:
+    """Set n random elements of each row of ``members``, (B, R): those with the smallest keys."""
+    # float64, so that keys are different
+    keys = torch.rand(
+        members.shape, dtype=torch.float64, device=members.device, generator=generator
+    )
+    members.scatter_(1, keys.argsort(1)[:, :n], True)
 
 
 def _compute_permuted_mmd2(x: Tensor, y: Tensor, members: Tensor, kernel: Kernel) -> Tensor:

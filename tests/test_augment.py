@@ -195,3 +195,26 @@ def test_cutmix_pastes_a_box_and_weighs_labels_by_area() -> None:
         seen.append(kept.item())
     assert seen.count(1.0) > 3, "half of the batches stay as they are"
     assert min(seen) < 0.7
+
+
+def test_one_of_the_operations_per_draw_and_each_of_them() -> None:
+    """Each group shows exactly one operation of DSA, with its own numbers."""
+    names = ("color", "crop", "cutout", "flip", "scale", "rotate")
+    operations = parse_strategy("one:" + "_".join(names))
+    images, draws = torch.rand(6, 2, 3, 16, 16), torch.rand(6, UNIFORMS)
+    draws[:, 0] = (torch.arange(6) + 0.25) / 6  # the choice, and a flip that flips
+    result = augment(images, draws, operations)
+    for group, name in enumerate(names):
+        numbers = draws[group : group + 1].clone()
+        numbers[:, 0] = 0.25
+        numbers[:, 4] = 0.5  # of one geometric operation the first is chosen
+        expected = augment(images[group : group + 1], numbers, (name,))
+        torch.testing.assert_close(result[group : group + 1], expected, atol=1e-6, rtol=1e-5)
+        assert not torch.equal(result[group], images[group])
+    draws[3, 0] = (3 + 0.75) / 6
+    assert torch.equal(augment(images, draws, operations)[3], images[3]), "half of the flips"
+
+
+def test_one_of_unknown_operations_is_refused() -> None:
+    with pytest.raises(UserError, match="got colour"):
+        parse_strategy("one:colour_crop")

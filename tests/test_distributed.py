@@ -27,7 +27,7 @@ from tests.helpers.commands import (
 )
 
 # one class at a time: a chunk of other classes would round differently in its last bits
-SETTINGS = ("--class-chunk", "1", "--iterations", "60", "--checkpoint-every", "4")
+SETTINGS = ("--class-chunk", "1", "--iterations", "32", "--checkpoint-every", "4")
 BASELINES = "random,herding"
 
 
@@ -56,8 +56,8 @@ def test_three_ranks_end_with_the_bytes_of_one_process(alone: Path, tmp_path: Pa
     same_result(out, alone)
     shards = [path.name for path in sorted(out.glob("checkpoint*"))]
     ranges = ["0000-0003", "0003-0006", "0006-0010"]
-    assert shards == [f"checkpoint-0000060-classes-{r}.safetensors" for r in ranges]
-    reports = [line for line in done.stderr.splitlines() if line.startswith("condense 60/60")]
+    assert shards == [f"checkpoint-0000032-classes-{r}.safetensors" for r in ranges]
+    reports = [line for line in done.stderr.splitlines() if line.startswith("condense 32/32")]
     assert len(reports) == 1, "the first rank reports, for all"
 
 
@@ -88,7 +88,7 @@ def test_interrupted_ranks_save_and_one_process_goes_on(alone: Path, tmp_path: P
     assert f"resume with: python -m m3d_fast.condense --out {out} --resume" in err
     saved = Checkpoints(out).newest_iteration()
     assert saved is not None
-    assert 4 <= saved < 60
+    assert 4 <= saved < 32
     # what is written beside the result may change on the way
     flags = ("--checkpoint-every", "4", "--log-every", "2")
     done = run("condense", "--out", str(out), "--resume", *flags)
@@ -102,9 +102,9 @@ def test_ranks_evaluate_to_the_accuracies_of_one_process(alone: Path, tmp_path: 
     first, second = tmp_path / "first", tmp_path / "second"
     shutil.copytree(alone, first)
     shutil.copytree(alone, second)
-    flags = ("--repeats", "2", "--epochs", "3", "--baselines", BASELINES, "--device", "cpu")
+    flags = ("--repeats", "2", "--epochs", "1", "--baselines", BASELINES, "--device", "cpu")
     with one_thread():
-        evaluate(first, EvaluateConfig(repeats=2, epochs=3, baselines=BASELINES, device="cpu"))
+        evaluate(first, EvaluateConfig(repeats=2, epochs=1, baselines=BASELINES, device="cpu"))
     shared = run_ranks(3, "evaluate", str(second), *flags)
     assert shared.returncode == 0, shared.stderr
     kept = ("method", "network", "accuracies", "mean", "std", "training_images")

@@ -1,1 +1,1 @@
-"""The benchmarks of a CUDA machine: ``python -m benchmarks.gpu [SUITE ...]``."""
+"""The benchmarks of a CUDA machine: ``python -m benchmarks.gpu [NAME ...]``."""

@@ -1,7 +1,8 @@
-"""Run ``python -m benchmarks.gpu [SUITE ...]``."""
+"""Run ``python -m benchmarks.gpu [NAME ...]``."""
 
 import sys
 
 from benchmarks.gpu.runner import main
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

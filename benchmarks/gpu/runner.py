@@ -1,274 +1,251 @@
-"""What ``make gpu`` runs on a CUDA machine: the kernels' tests, compiled, then every benchmark.
+"""What ``make gpu`` runs on a CUDA machine: everything of value, within nine minutes.
 
-Needs a bare checkout, torch, triton and pytest, no network and no pytest-benchmark. Writes one JSON
-file per suite, in pytest-benchmark's layout, into benchmarks/results/<gpu>/, within 8 minutes: each
-suite runs in a process that is stopped when its time is up, which its JSON file records as
-"cut_short". Suites named on the command line run alone and may use all of the 8 minutes:
-``python -m benchmarks.gpu engine``. The engine's suite runs only when named: its time is not
-reserved in the budget.
+    python -m benchmarks.gpu [NAME ...] [--out FOLDER] [--seconds S]
+
+Needs a bare checkout, torch, triton and pytest, no network and no git. First the kernels are
+compiled by all cores; then come each family at its main shape, the engine on small images, the
+tests family by family, every family at every shape, and other implementations. Each is a process
+with a limit of its own, so that a crash or a hang takes nothing else along, and appends to
+FOLDER/records.jsonl as it measures. FOLDER/results.json has the layout of pytest-benchmark,
+FOLDER/sweep.json is for ``python -m benchmarks.gpu.choose``, FOLDER/summary.md for people; all are
+written anew after every process. What is named runs alone, may use all of the time and has a folder
+of its own; the engine's benchmark and other tiles run only when named.
 """
 
-import importlib.util
-import json
+import argparse
 import os
-import platform
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable
-from contextlib import redirect_stdout
-from functools import cache
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from benchmarks.gpu.test_log import FILE_VARIABLE, read_log
+from benchmarks.gpu import records
+from benchmarks.gpu.job_list import ONLY_NAMED, ROOT, Job, is_installed, list_jobs
+from benchmarks.gpu.summary import write_summaries
 
-ROOT = Path(__file__).resolve().parents[2]
-# the most seconds of each suite, in order of importance
-BUDGETS = {
-    "tests": 200.0,
-    "gradient": 100.0,
-    "cmmd": 25.0,
-    "kid": 25.0,
-    "gpu_tests": 45.0,
-    "two_sample": 30.0,
-    "libraries": 40.0,  # KeOps compiles, without a limit of its own
-}
-BUDGET = sum(BUDGETS.values())  # seconds for all suites, and for all named suites together
-TEST_SUITES = ("tests", "gpu_tests")
-RECORDS_FLAG = "--records-of"  # followed by a suite: measure it in this process, print its records
-# compiles ahead of time for other chips, for minutes, and needs no GPU
-COMPILER_TESTS = "tests/kernels/triton/test_compiled.py"
+BUDGET = 540.0  # seconds for everything: less than the ten minutes of a visit
+LEAST = 5.0  # seconds in which a process can start and measure anything
+GRACE = 5.0  # seconds to wait for a killed process; one that the driver holds does not end
 
 
 def check_requirements() -> str | None:
     """The one sentence that says why nothing can run, or None."""
-    if importlib.util.find_spec("torch") is None:
+    if not is_installed("torch"):
         return f"make gpu needs torch, which {sys.executable} lacks: pass PYTHON=..."
     import torch
 
     if not torch.cuda.is_available():
         return f"make gpu needs a CUDA device, and torch {torch.__version__} sees none."
-    absent = [name for name in ("triton", "pytest") if importlib.util.find_spec(name) is None]
+    absent = [name for name in ("triton", "pytest") if not is_installed(name)]
     if absent:
         return f"make gpu needs {' and '.join(absent)} beside torch: not installed."
     return None
 
 
-def read_output(command: list[str]) -> str:
-    """The output of a command, "unknown" where it fails or is not installed."""
-    if shutil.which(command[0]) is None:
-        return "unknown"
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
+@dataclass
+class Process:
+    """A job that has been started."""
+
+    job: Job
+    seconds: float
+    attempt: int
+    popen: "subprocess.Popen[bytes]"
+    output: IO[bytes]
+    started: float = field(default_factory=time.monotonic)
+
+    def finish(self) -> dict[str, Any]:
+        """Wait for its end or its limit; the record, whose status is None if it was stopped."""
+        left = self.started + self.seconds - time.monotonic()
+        status: int | None
+        try:
+            status = self.popen.wait(timeout=max(0.0, left))
+        except subprocess.TimeoutExpired:
+            status = None
+            self.kill()
+        self.output.seek(0)
+        said = self.output.read().decode(errors="replace")
+        self.output.close()
+        record = {"kind": "job", "job": self.job.name, "attempt": self.attempt, "status": status}
+        record |= {"ended": status in self.job.ended, "limit": round(self.seconds, 1)}
+        record |= {"seconds": round(time.monotonic() - self.started, 1)}
+        return record | {"output": said[-records.TAIL :]}
+
+    def kill(self) -> None:
+        """End it with its children: a survivor would keep the GPU busy."""
+        os.killpg(self.popen.pid, signal.SIGKILL)
+        try:
+            self.popen.wait(timeout=GRACE)
+        except subprocess.TimeoutExpired:
+            print(f"{self.job.name}: not even SIGKILL ends it", flush=True)
 
 
-def describe_machine() -> dict[str, Any]:
-    """The fields that every result file shares: hardware, versions, commit."""
-    import torch
-    import triton
+class Visit:
+    """Runs jobs in turn until its time is up."""
 
-    chip = torch.cuda.get_device_properties(torch.cuda.current_device())
-    fields = "--query-gpu=driver_version,clocks.sm,clocks.max.sm,clocks.mem"
-    return {
-        "machine_info": {
-            "gpu": torch.cuda.get_device_name(),
-            "multiprocessors": chip.multi_processor_count,
-            "memory_bytes": chip.total_memory,
-            "driver_and_clocks": read_output(["nvidia-smi", fields, "--format=csv"]),
-            "python_version": platform.python_version(),
-        },
-        "commit_info": {"id": read_output(["git", "rev-parse", "HEAD"])},
-        "versions": {
-            "torch": torch.__version__,
-            "triton": triton.__version__,
-            "cuda": torch.version.cuda,
-        },
-    }
+    def __init__(self, folder: Path, seconds: float) -> None:
+        self.folder, self.file = folder, folder / "records.jsonl"
+        self.deadline = time.monotonic() + seconds
+        self.running: list[Process] = []
 
+    def run(self, jobs: Iterable[Job]) -> None:
+        """Run all jobs; those for which no time is left are recorded as left out."""
+        try:
+            for job in jobs:
+                self._await(job.awaits)
+                self._run_job(job)
+                write_summaries(self.folder)
+            self._await(*(process.job.name for process in self.running))
+        finally:  # interrupted
+            for process in self.running:
+                process.kill()
+                process.output.close()
+        write_summaries(self.folder)
 
-@cache
-def has_engine() -> bool:
-    """Whether the engine's dependencies are installed; prints one sentence if not."""
-    installed = importlib.util.find_spec("safetensors") is not None
-    if not installed:
-        print("safetensors is not installed: the engine's tests and benchmark are left out.")
-    return installed
+    def _await(self, *names: str) -> None:
+        """Finish jobs in the background."""
+        for process in list(self.running):
+            if process.job.name in names:
+                self._finish(process)
 
+    def _run_job(self, job: Job) -> None:
+        for attempt in range(1 + job.restarts):
+            left = min(job.seconds, self.deadline - time.monotonic())
+            if left < LEAST:
+                record = {"kind": "job", "job": job.name, "attempt": attempt, "ended": False}
+                self._append(record | {"status": "left out: the time was up"})
+                return
+            process = self._start(job, left, attempt)
+            if job.background:
+                return
+            status = self._finish(process)
+            if status is None or status in job.ended or not self._has_begun(job, attempt):
+                return
 
-def find_suites() -> dict[str, Callable[[], Iterable[dict[str, Any]]]]:
-    """The benchmark suites whose dependencies are installed."""
-    from benchmarks.gpu import suites
+    def _start(self, job: Job, seconds: float, attempt: int) -> Process:
+        settings = {
+            records.FILE_VARIABLE: str(self.file),
+            records.JOB_VARIABLE: job.name,
+            records.ATTEMPT_VARIABLE: str(attempt),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+        }
+        output = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the process has ended
+        popen = subprocess.Popen(
+            job.command,
+            cwd=ROOT,
+            env=os.environ | settings | job.environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        process = Process(job, seconds, attempt, popen, output)
+        self.running.append(process)
+        return process
 
-    found = dict(suites.SUITES)
-    if has_engine():
-        from benchmarks.gpu import engine
+    def _finish(self, process: Process) -> int | None:
+        record = process.finish()
+        self.running.remove(process)
+        self._append(record)
+        return record["status"]
 
-        found |= engine.SUITES
-    return found
+    def _append(self, record: dict[str, Any]) -> None:
+        with self.file.open("ab", buffering=0) as file:
+            file.write(records.encode(record))
+        ended = "ended" if record["ended"] else f"status {record['status']}"
+        print(f"{record['job']}: {ended}, {record.get('seconds', 0)} s", flush=True)
+        if not record["ended"] and "output" in record:
+            print(record["output"][-1000:], flush=True)
 
-
-def find_hypothesis_tests() -> list[str]:
-    """Test files of the kernels to ignore: those with hypothesis, where it is not installed."""
-    if importlib.util.find_spec("hypothesis") is not None:
-        return []
-    files = sorted((ROOT / "tests" / "kernels").rglob("test_*.py"))
-    ignored = [str(path.relative_to(ROOT)) for path in files if "hypothesis" in path.read_text()]
-    print(f"hypothesis is not installed: {', '.join(ignored)} left out.", flush=True)
-    return ignored
-
-
-def find_gpu_tests() -> list[str]:
-    """Test files, apart from the kernels', with tests that are skipped without a CUDA device."""
-    files = sorted((ROOT / "tests").rglob("test_*.py"))
-    return [str(path.relative_to(ROOT)) for path in files if "pytest.mark.gpu" in path.read_text()]
-
-
-def select_tests(suite: str) -> list[str]:
-    """Pytest's arguments: the kernels' tests, or all others that need a GPU."""
-    if suite == "gpu_tests":
-        return ["-m", "gpu", *find_gpu_tests()]
-    ignored = (COMPILER_TESTS, *find_hypothesis_tests())
-    return ["tests/kernels", *(f"--ignore={path}" for path in ignored)]
-
-
-def run_bounded(command: list[str], seconds: float, **environment: str) -> tuple[str, int | None]:
-    """Run a command with a time limit: its output, and its status, None if it was stopped."""
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=os.environ | environment,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        return process.communicate(timeout=max(0.0, seconds))[0], process.returncode
-    except subprocess.TimeoutExpired:
-        # with its children: a surviving worker would keep the GPU busy
-        os.killpg(process.pid, signal.SIGKILL)
-        return process.communicate()[0], None
+    def _has_begun(self, job: Job, attempt: int) -> bool:
+        """Whether an attempt began anything, so that the next one begins elsewhere."""
+        return any(
+            (line["kind"], line["job"], line["attempt"]) == ("start", job.name, attempt)
+            for line in records.read(self.file)
+        )
 
 
-def run_tests(suite: str, seconds: float) -> tuple[list[dict[str, Any]], bool]:
-    """Run tests compiled: one record of those that ended, and whether all did.
-
-    Failed tests are listed with their tracebacks, also when the run is stopped.
-    """
-    # warnings of the installed versions are printed, and fail nothing
-    command = [sys.executable, "-m", "pytest", "-q", "-W", "default", "-p", "no:cacheprovider"]
-    command += ["-p", "benchmarks.gpu.test_log", *select_tests(suite)]
-    if importlib.util.find_spec("xdist") is not None:
-        command += ["-n", str(min(8, os.cpu_count() or 1))]
-    started = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "tests.jsonl"
-        environment = {"TRITON_INTERPRET": "0", FILE_VARIABLE: str(log)}
-        output, status = run_bounded(command, seconds, **environment)
-        ended = read_log(log)
-    failed = [test for test in ended if test["outcome"] == "failed"]
-    summary = output.strip().splitlines()[-1] if output.strip() else "no output"
-    print("\n".join([*(test["test"] for test in failed[:40]), summary]), flush=True)
-    info = {
-        "case": f"{suite}, compiled",
-        "summary": summary,
-        "outcomes": dict(Counter(test["outcome"] for test in ended)),
-        "failed": failed,
-        "slowest": sorted(ended, key=lambda test: -test["seconds"])[:10],
-        "status": 124 if status is None else status,
-        "median_seconds": {"pytest": time.monotonic() - started},
-    }
-    return [{"name": suite, "extra_info": info}], status is not None
+def choose_jobs(jobs: list[Job], named: list[str], seconds: float) -> list[Job]:
+    """The jobs of the groups named, which share all the time; else all but those only named."""
+    if named:
+        chosen = [job for job in jobs if job.group in named]
+        share = seconds / max(1, len(chosen))
+        return [replace(job, seconds=max(job.seconds, share)) for job in chosen]
+    print(f"Run separately: python -m benchmarks.gpu {' or '.join(ONLY_NAMED)}")
+    return [job for job in jobs if job.group not in ONLY_NAMED]
 
 
-def run_benchmarks(suite: str, seconds: float) -> tuple[list[dict[str, Any]], bool]:
-    """Run a suite of benchmarks: the records it completed, and whether it finished."""
-    command = [sys.executable, "-m", "benchmarks.gpu", RECORDS_FLAG, suite]
-    output, status = run_bounded(command, seconds)
-    lines = output.splitlines(keepends=True)
-    # a stopped process may leave half a line; a compiler that a peer starts may print too
-    records = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("\n")]
-    for record in records:
-        print(record["name"], record["extra_info"].get("median_seconds", record), flush=True)
-    if status:
-        info = {"case": suite, "error": f"stopped with status {status}", "median_seconds": {}}
-        records.append({"name": f"{suite}: stopped", "extra_info": info})
-    return records, status is not None
-
-
-def print_records(suite: str) -> None:
-    """Measure one suite; print each record as a line of JSON as soon as it is complete."""
-    out = sys.stdout
-    with redirect_stdout(sys.stderr):  # what peers print
-        for record in find_suites()[suite]():
-            print(json.dumps(record), file=out, flush=True)
-
-
-def choose_suites(named: list[str]) -> dict[str, float]:
-    """The suites to run, in order, and the most seconds of each."""
-    available = [*TEST_SUITES, *find_suites()]
-    wanted = dict.fromkeys(named, BUDGET) or BUDGETS
-    if not has_engine():
-        available.remove("gpu_tests")
-    elif not named:
-        print("The engine's benchmark is run separately: python -m benchmarks.gpu engine")
-    return {suite: seconds for suite, seconds in wanted.items() if suite in available}
-
-
-def check_names(named: list[str]) -> str | None:
-    """The one sentence that lists the suites if a name is none of them, or None."""
-    known = (*BUDGETS, "engine")
+def check_names(jobs: list[Job], named: list[str]) -> str | None:
+    """The one sentence that lists the groups if a name is none of them, or None."""
+    known = list(dict.fromkeys(job.group for job in jobs))
     wrong = [name for name in named if name not in known]
     if not wrong:
         return None
     return f"make gpu has no suite {', '.join(wrong)}: expected some of {', '.join(known)}."
 
 
-def run_suite(suite: str, seconds: float) -> dict[str, Any]:
-    """The content of one suite's result file, without the machine's description."""
-    records: list[dict[str, Any]] = []
-    finished = False
-    if seconds > 0:
-        records, finished = (run_tests if suite in TEST_SUITES else run_benchmarks)(suite, seconds)
-    content: dict[str, Any] = {"benchmarks": records}
-    if not finished:
-        content["cut_short"] = f"{suite}: stopped when its time was up, after {seconds:.0f} s"
-        if seconds <= 0:
-            content["cut_short"] = f"{suite}: left out, the {BUDGET:.0f} s were up"
-        print(content["cut_short"], flush=True)
-    return content
+def name_folder(named: list[str]) -> Path:
+    """The folder of this chip's results; what is named does not overwrite a whole visit's."""
+    import torch
+
+    name = re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-")
+    return ROOT.joinpath("benchmarks", "results", name, "-".join(named))
+
+
+def read_architecture() -> int:
+    """Compute capability of the device times ten."""
+    import torch
+
+    major, minor = torch.cuda.get_device_capability()
+    return 10 * major + minor
+
+
+def list_families() -> tuple[str, ...]:
+    """Kernel families, in the order of the table."""
+    from m3d_fast.kernels.triton.families import FAMILIES
+
+    return tuple(family.name for family in FAMILIES)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="what to run; default: all")
+    parser.add_argument("--out", type=Path, help="folder of the results")
+    parser.add_argument(
+        "--seconds", type=float, default=BUDGET, help="for everything [%(default)s]"
+    )
+    return parser.parse_args()
 
 
 def main() -> int:
-    """Run everything; 2 if it cannot, 1 if a test failed or a result was wrong."""
-    if sys.argv[1:2] == [RECORDS_FLAG]:
-        print_records(sys.argv[2])
-        return 0
-    reason = check_names(sys.argv[1:]) or check_requirements()
+    """Run everything; 2 if it cannot, 1 if anything failed."""
+    options = parse_arguments()
+    reason = check_requirements()
     if reason:
         print(reason, file=sys.stderr)
         return 2
-    import torch
+    folder = options.out or name_folder(options.names)
+    with tempfile.TemporaryDirectory() as scratch:
+        jobs = list_jobs(read_architecture(), list_families(), Path(scratch))
+        reason = check_names(jobs, options.names)
+        if reason:
+            print(reason, file=sys.stderr)
+            return 2
+        folder.mkdir(parents=True, exist_ok=True)
+        visit = Visit(folder, options.seconds)
+        visit.file.unlink(missing_ok=True)
+        visit.run([describe_machine(), *choose_jobs(jobs, options.names, options.seconds)])
+    print((folder / "summary.md").read_text())
+    print(f"results are in {folder}")
+    return int(any(records.is_failure(line) for line in records.read(visit.file)))
 
-    if importlib.util.find_spec("pytest_benchmark") is None:
-        print("pytest-benchmark is not installed: timing without it.")
-    started, machine = time.monotonic(), describe_machine()
-    name = re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-")
-    folder = ROOT / "benchmarks" / "results" / name
-    folder.mkdir(parents=True, exist_ok=True)
-    failed = False
-    for suite, most in choose_suites(sys.argv[1:]).items():
-        left = min(most, BUDGET - (time.monotonic() - started))
-        content = machine | run_suite(suite, left)
-        for record in content["benchmarks"]:
-            info = record["extra_info"]
-            info["torch"] = torch.__version__
-            failed |= bool(info.get("status") or info.get("error"))
-        (folder / f"{suite}.json").write_text(json.dumps(content, indent=1) + "\n")
-    print(f"results are in {folder.relative_to(ROOT)}")
-    return int(failed)
+
+def describe_machine() -> Job:
+    """The first job."""
+    command = (sys.executable, "-m", "benchmarks.gpu.machine")
+    return Job(name="machine", group="machine", command=command, seconds=60.0)

@@ -1,6 +1,6 @@
 """One call of the op in the form that the launchers and their kernels take."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import triton
 from torch import Tensor
 
+from .configs import Chip, Config, find_config
 from .families import Problem, choose_input_precision
 
 
@@ -84,12 +85,25 @@ class Call:
     bandwidth: Tensor | None  # one number, or one per batch element, contiguous
     unbiased: bool
     problem: Problem
-    architecture: int  # compute capability times ten
+    chip: Chip
 
     @property
     def input_precision(self) -> str:
         """INPUT_PRECISION of the kernels."""
         return choose_input_precision(self.problem.precision, self.problem.columns)
+
+    def find_config(self, table: Iterable[Config], kernel: Any, **rows: int) -> Config | None:
+        """Find the tiles of a kernel for this precision and chip."""
+        return find_config(table, kernel, self.input_precision, self.chip, **rows)
+
+    def bind_chain(self, *, first: bool) -> dict[str, Any]:
+        """Arguments and option of a kernel that starts before the one before it has ended.
+
+        Chips of compute capability 9.0 and newer can (programmatic dependent launch). The ``first``
+        launch of a call follows kernels that are not ours, and waits for them as usual.
+        """
+        overlaps = self.chip.generation >= 90 and not is_interpreted()
+        return {"PDL": overlaps, **({"launch_pdl": True} if overlaps and not first else {})}
 
     def bind_function(self) -> dict[str, Any]:
         """Arguments of a kernel that computes the kernel function from products of points."""

@@ -2,7 +2,22 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
+
+LEAST_SHARED_MEMORY = 101376  # bytes that a program may have on sm_86, sm_89 and sm_120
+
+
+class Chip(NamedTuple):
+    """What decides which tiles a device can run."""
+
+    architecture: int  # compute capability times ten
+    shared_memory: int  # bytes that a program may have
+
+    @property
+    def generation(self) -> int:
+        """The architecture of the data centre whose tiles this chip takes."""
+        # compute capability 12 has neither wgmma nor tcgen05, but the instructions of 8.0
+        return 80 if self.architecture >= 120 else self.architecture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +33,10 @@ class Config:
         stages: of the software pipeline.
         architectures: compute capabilities times ten that ``benchmarks/aot_report.py`` compiles
             for; the least of them is the oldest device that may use this row.
+        shared_memory: bytes that a program needs at most.
+        barriers: inside loops, at most, where tensor cores multiply: how often the threads of a
+            program wait for each other in a step. More than a few mean that something passes
+            through shared memory.
         tensor_cores: instructions expected on sm_90: "wgmma", "mma" or "none".
         pointers: types of pointers that are not those of ``benchmarks/aot_report.py``, by name.
         constants: the same for constexprs.
@@ -30,6 +49,8 @@ class Config:
     warps: int = 4
     stages: int = 2
     architectures: tuple[int, ...] = (80, 90)
+    shared_memory: int = LEAST_SHARED_MEMORY
+    barriers: int = 8
     tensor_cores: str = "none"
     pointers: Mapping[str, str] = field(default_factory=dict)
     constants: Mapping[str, object] = field(default_factory=dict)
@@ -48,7 +69,7 @@ class Config:
 
 
 def find_config(
-    table: Iterable[Config], kernel: Any, input_precision: str, architecture: int, **rows: int
+    table: Iterable[Config], kernel: Any, input_precision: str, chip: Chip, **rows: int
 ) -> Config | None:
     """Find the row of a table for a kernel on a device.
 
@@ -56,7 +77,7 @@ def find_config(
         table: where to search.
         kernel: the jit function.
         input_precision: how its tiles are multiplied.
-        architecture: compute capability of the device times ten.
+        chip: the device.
         rows: least sizes of blocks, by name.
 
     Returns:
@@ -68,7 +89,8 @@ def find_config(
         for config in table
         if config.kernel is kernel
         and config.input_precision == input_precision
-        and min(config.architectures) <= architecture
+        and min(config.architectures) <= chip.generation
+        and config.shared_memory <= chip.shared_memory
         and all(config.blocks[name] >= size for name, size in rows.items())
     ]
     return min(

@@ -4,16 +4,18 @@ import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
+from subprocess import SubprocessError
 
 import torch
 from torch import Tensor
+from triton.runtime import driver
 
 from ..arguments import OpArguments
 from ..precision import default_precision
 from ..reference import Result
 from . import permute, prepass, small, split, stream, tile, value
 from .call import Call, Samples, encode_kernel_function, is_interpreted
-from .configs import Config
+from .configs import Chip, Config
 from .families import Problem, choose_family
 
 Outputs = tuple[Tensor, Tensor, Tensor]  # value, grad_x, grad_y; empty where not requested
@@ -38,27 +40,48 @@ OLDEST_ARCHITECTURE = 80  # compute capability times ten: bfloat16 and asynchron
 
 
 @cache
-def read_architecture(device: torch.device) -> int:
-    """Compute capability times ten; the interpreter counts as the newest we compile for."""
+def read_chip(device: torch.device) -> Chip:
+    """Read what a device can run; the interpreter counts as the newest that we compile for."""
     if device.type != "cuda":
-        return 90
-    major, minor = torch.cuda.get_device_capability(device)
-    return 10 * major + minor
+        return Chip(90, 232448)
+    properties = torch.cuda.get_device_properties(device)
+    architecture = 10 * properties.major + properties.minor
+    return Chip(architecture, properties.shared_memory_per_block_optin)
 
 
 @cache
 def explain_refusal(device: torch.device) -> str | None:
     """Say why Triton cannot serve a device, and log it once; None if it can."""
-    reason = None
+    reason, level = None, logging.INFO
     if device.type != "cuda" and not is_interpreted():
         reason = f"{device} is not a CUDA device"
     elif torch.version.hip:
         reason = "the kernels are for CUDA, not for ROCm"
-    elif read_architecture(device) < OLDEST_ARCHITECTURE:
+    elif read_chip(device).architecture < OLDEST_ARCHITECTURE:
         reason = f"{torch.cuda.get_device_name(device)} is older than compute capability 8.0"
+    elif device.type == "cuda" and (fault := _find_driver_fault()):
+        reason, level = fault, logging.WARNING  # the user can mend this one
     if reason:
-        logging.getLogger("m3d_fast").info("mmd2 runs as plain torch: %s", reason)
+        logging.getLogger("m3d_fast").log(level, "mmd2 runs as plain torch: %s", reason)
     return reason
+
+
+def _find_driver_fault() -> str | None:
+    """Start Triton's driver, which compiles C code on its first use on a machine."""
+    try:
+        start_driver()
+    except (AssertionError, ImportError, OSError, RuntimeError, SubprocessError) as error:
+        # AssertionError: Triton's own, where it does not find libcuda.so
+        return (
+            f"Triton's driver does not start ({error}): it needs libcuda.so, a C compiler and"
+            " Python.h, the last two from packages such as gcc and python3-dev"
+        )
+    return None
+
+
+def start_driver() -> None:
+    """Load Triton's driver."""
+    driver.active.get_current_target()
 
 
 def serves(x: Tensor, y: Tensor, kernel: str) -> bool:
@@ -125,7 +148,7 @@ def _build_call(arguments: OpArguments) -> Call:
         bandwidth=None if bandwidth is None else bandwidth.reshape(-1).contiguous(),
         unbiased=arguments.unbiased,
         problem=problem,
-        architecture=read_architecture(samples.x.device),
+        chip=read_chip(samples.x.device),
     )
 
 

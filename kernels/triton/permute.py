@@ -7,28 +7,31 @@ import triton
 from torch import Tensor, float64
 
 from .call import Call
-from .configs import Config, find_config
+from .configs import Config
 from .jit.permute import mmd2_permute_sums_kernel
 from .prepass import BatchScalars, Stacked, compute_scalars, stack_samples
 from .workspace import empty
 
 
-def _config(input_precision: str, size: int, depth: int, **others: Any) -> Config:
+def _config(input_precision: str, size: int, depth: int, warps: int = 4, **others: Any) -> Config:
     return Config(
         kernel=mmd2_permute_sums_kernel,
         input_precision=input_precision,
         blocks={"BLOCK_M": size, "BLOCK_D": depth, "BLOCK_B": 64},
-        warps=8,
+        warps=warps,
+        barriers=46,  # its loop over tiles holds those of the products and sums
         **others,
     )
 
 
-# zeros and ones go through tensor cores even where distances do not
+# zeros and ones go through tensor cores even where distances do not. One warpgroup per 64 rows, as
+# in tile.py: with 8 warps the loops have 46, 42 and 34 barriers instead of 29, 22 and 19, and one
+# program runs per multiprocessor instead of two
 CONFIGS = (
     _config("tf32x3", 64, 32, architectures=(90,), tensor_cores="wgmma"),
     _config("tf32x3", 64, 16, architectures=(80,), reason="steps of 32 spill"),
     _config("bf16x3", 64, 32, tensor_cores="wgmma"),
-    _config("bf16", 128, 64, tensor_cores="wgmma", pointers={"points_ptr": "bf16"}),
+    _config("bf16", 128, 64, 8, tensor_cores="wgmma", pointers={"points_ptr": "bf16"}),
     _config("ieee", 64, 16, tensor_cores="wgmma"),
 )
 
@@ -61,7 +64,7 @@ def _sum_permutations(
     call: Call, stacked: Stacked, scalars: BatchScalars, members: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sum k within the rows that ``members`` indicates, between them and all rows, and overall."""
-    config = find_config(CONFIGS, mmd2_permute_sums_kernel, call.input_precision, call.architecture)
+    config = call.find_config(CONFIGS, mmd2_permute_sums_kernel)
     assert config is not None
     permutations, rows = members.shape
     row_blocks = triton.cdiv(rows, config.blocks["BLOCK_M"])

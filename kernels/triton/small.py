@@ -8,7 +8,7 @@ from torch import Tensor, float32, float64
 from ..reference import Result
 from . import tile
 from .call import Call, Samples, replace_missing
-from .configs import Config, find_config
+from .configs import Config
 from .jit.small import mmd2_small_gradient_kernel, mmd2_small_within_kernel
 from .workspace import empty
 
@@ -23,24 +23,27 @@ def _gradient_config(
         warps=8,
         stages=1,
         architectures=(90,),
+        barriers=68,
         **others,
     )
 
 
-def _within_config(input_precision: str, n: int, d: int, **others: Any) -> Config:
+def _within_config(input_precision: str, n: int, d: int, warps: int, **others: Any) -> Config:
     return Config(
         kernel=mmd2_small_within_kernel,
         input_precision=input_precision,
         blocks={"BLOCK_M": 64, "BLOCK_N": n, "BLOCK_D": d},
-        warps=8,
+        warps=warps,
         architectures=(90,),
         **others,
     )
 
 
-# the tiles are as large as the samples; with 256 other rows the exact products spill
+# the tiles are as large as the samples; with 256 other rows the exact products spill. Gradients
+# take 8 warps, although their loops then have 54 to 68 barriers: 4 warps have 20, but spill 48 to
+# 456 bytes of registers
 CONFIGS = (
-    _gradient_config("tf32x3", 64, 64, 128, 16, tensor_cores="wgmma"),
+    _gradient_config("tf32x3", 64, 64, 128, 16, tensor_cores="wgmma", shared_memory=114688),
     _gradient_config(
         *("tf32x3", 32, 128, 64, 16),
         tensor_cores="mma",
@@ -51,10 +54,17 @@ CONFIGS = (
     _gradient_config("bf16", 64, 64, 128, 32, tensor_cores="wgmma"),
     _gradient_config("bf16", 64, 256, 64, 32, tensor_cores="wgmma"),
     _gradient_config("ieee", 32, 128, 128, 16),
-    _within_config("tf32x3", 128, 32, stages=3, tensor_cores="wgmma"),
-    _within_config("bf16x3", 128, 32, stages=3, tensor_cores="wgmma"),
-    _within_config("bf16", 256, 32, stages=3, tensor_cores="wgmma"),
-    _within_config("ieee", 128, 16),
+    # one warpgroup per 64 rows, as in tile.py: 4 barriers per step instead of 24
+    _within_config("tf32x3", 128, 16, 4, stages=3, tensor_cores="wgmma", reason="32 columns spill"),
+    _within_config("bf16x3", 128, 32, 4, stages=3, tensor_cores="wgmma"),
+    _within_config(
+        *("bf16", 256, 32, 8),
+        stages=3,
+        shared_memory=102656,
+        tensor_cores="wgmma",
+        reason="4 warps spill",
+    ),
+    _within_config("ieee", 128, 16, 8),
 )
 
 
@@ -78,7 +88,7 @@ def _plan_launch(own: int, gradient: bool, call: Call) -> Launch | None:
     rows, other_rows = call.samples.sizes[1 + own], call.samples.sizes[2 - own]
     kernel = mmd2_small_gradient_kernel if gradient else mmd2_small_within_kernel
     sizes = {"BLOCK_OWN": rows, "BLOCK_OTHER": other_rows} if gradient else {"BLOCK_N": rows}
-    config = find_config(CONFIGS, kernel, call.input_precision, call.architecture, **sizes)
+    config = call.find_config(CONFIGS, kernel, **sizes)
     if config is None:
         return None
     return Launch(own, gradient, config, triton.cdiv(rows, config.blocks["BLOCK_M"]))

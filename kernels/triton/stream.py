@@ -8,41 +8,41 @@ from torch import Tensor, float32, float64
 from ..reference import Result
 from . import tile
 from .call import Call
-from .configs import Config, find_config
+from .configs import Config
 from .jit.stream import mmd2_stream_gradient_kernel
 from .prepass import BatchScalars, Stacked, compute_scalars, stack_samples
 from .value import split_stacked, sum_tiles
 from .workspace import empty
 
 
-def _config(input_precision: str, columns: int, **others: Any) -> Config:
+def _config(input_precision: str, columns: int, warps: int = 4, **others: Any) -> Config:
     return Config(
         kernel=mmd2_stream_gradient_kernel,
         input_precision=input_precision,
         blocks={"BLOCK_M": 64, "BLOCK_N": 32, "BLOCK_D": columns},
-        warps=8,
+        warps=warps,
         architectures=(90,),
         **others,
     )
 
 
-# BLOCK_D holds all columns: with the next larger size, each of these spills
+# BLOCK_D holds all columns: with the next larger size, each of these spills. One warpgroup per 64
+# rows, as in tile.py: with 8 warps 22 ("tf32x3") and 30 ("bf16x3") barriers per step instead of 8,
+# and one program per multiprocessor instead of two
 CONFIGS = (
     _config("tf32x3", 32, stages=1, tensor_cores="wgmma"),
     _config("bf16x3", 64, stages=1, tensor_cores="wgmma"),
     _config("bf16", 128, tensor_cores="wgmma", pointers={"stacked_ptr": "bf16"}),
-    _config("ieee", 16, reason="twice as many spill on triton 3.6"),
+    _config("ieee", 16, 8, reason="twice as many spill on triton 3.6"),
 )
 
 
 def run(call: Call) -> Result:
     """Compute value and gradients; a sample without a gradient takes tiles of the value family."""
     problem = call.problem
-    config = find_config(
+    config = call.find_config(
         CONFIGS,
         mmd2_stream_gradient_kernel,
-        call.input_precision,
-        call.architecture,
         BLOCK_D=problem.columns,
     )
     if config is None:

@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import torch
 import triton
 from torch import Tensor, float32
 
 from ..reference import Result
 from .call import Call
-from .configs import Config, find_config
+from .configs import Config
 from .jit.tile import mmd2_tile_gradient_kernel, mmd2_tile_weights_kernel
 from .prepass import BatchScalars, Stacked, compute_scalars, stack_samples
 from .value import compute_value, split_stacked, sum_tiles
@@ -20,47 +21,44 @@ def _weights_config(precision: str, m: int, n: int, d: int, **others: Any) -> Co
         kernel=mmd2_tile_weights_kernel,
         input_precision=precision,
         blocks={"BLOCK_M": m, "BLOCK_N": n, "BLOCK_D": d},
-        warps=8,
         pointers={"stacked_ptr": "bf16"} if precision == "bf16" else {},
         **others,
     )
 
 
-def _gradient_config(
-    precision: str, m: int, k: int, d: int, *, warps: int = 8, **others: Any
-) -> Config:
+def _gradient_config(precision: str, m: int, k: int, d: int, **others: Any) -> Config:
     return Config(
         kernel=mmd2_tile_gradient_kernel,
         input_precision=precision,
         blocks={"BLOCK_M": m, "BLOCK_K": k, "BLOCK_D": d},
-        warps=warps,
         pointers={"stacked_ptr": "bf16"} if precision == "bf16" else {},
         **others,
     )
 
 
 # 64 rows per block: class-wise samples of 90 and 180 rows waste less than with 128, and wgmma takes
-# at least 64
+# at least 64. They are one warpgroup's: eight warps would compute the same rows twice and pass the
+# accumulator through shared memory, with 20 barriers per step at "tf32x3" instead of 2, and one
+# program per multiprocessor instead of three (weights 178 registers of twice the threads against
+# 138, gradient 238 against 156; twice the columns with 4 warps: two programs, or spills)
 _WGMMA: dict[str, Any] = {"stages": 3, "tensor_cores": "wgmma"}
 CONFIGS = (
-    _weights_config("tf32x3", 64, 128, 32, **_WGMMA),
-    _weights_config("bf16x3", 64, 128, 32, **_WGMMA),
-    _weights_config("bf16", 64, 128, 64, **_WGMMA),
-    _weights_config("ieee", 64, 64, 16),
-    _gradient_config("tf32x3", 64, 32, 128, **_WGMMA),
-    _gradient_config("bf16x3", 64, 32, 128, **_WGMMA, architectures=(90,)),
-    _gradient_config(
-        *("bf16x3", 64, 32, 64),
-        warps=4,
-        stages=3,
-        architectures=(80,),
-        reason="128 columns spill",
-    ),
-    _gradient_config("bf16", 64, 64, 128, **_WGMMA, reason="4 warps spill"),
-    _gradient_config("ieee", 64, 32, 16),
+    _weights_config("tf32x3", 64, 64, 32, **_WGMMA),
+    _weights_config("bf16x3", 64, 64, 32, **_WGMMA),
+    _weights_config("bf16", 64, 64, 64, **_WGMMA),
+    _weights_config("ieee", 64, 64, 16, warps=8),
+    _gradient_config("tf32x3", 64, 32, 64, **_WGMMA),
+    _gradient_config("bf16x3", 64, 32, 64, **_WGMMA),
+    _gradient_config("bf16", 64, 32, 128, **_WGMMA),
+    _gradient_config("ieee", 64, 32, 16, warps=8),
 )
 
-WEIGHTS_BYTES = 256 * 2**20  # of the matrix of weights; more rows are processed in chunks
+# of the matrix of weights; more rows are processed in chunks: what is written is read again while
+# it is in the cache, 50 MB of an H100 and 40 MB of an A100
+WEIGHTS_BYTES = 32 * 2**20
+WEIGHTS_ALIGNMENT = 16  # columns of a row: full vectors, and one compilation whatever N + M
+PROGRAMS = 264  # two for each of the 132 multiprocessors of an H100; constant, as the bits follow
+PIECE_STEPS = 8  # of a gradient's products, at least: fewer take less than adding the pieces
 
 
 class KernelSums(NamedTuple):
@@ -95,7 +93,7 @@ def _compute_gradient(
     """Compute the gradient in x (``own`` 0) or y (1), and the sums of k of the same tiles."""
     classes, n, m, d = call.samples.sizes
     rows = (n, m)[own]
-    config = find_config(CONFIGS, mmd2_tile_weights_kernel, call.input_precision, call.architecture)
+    config = call.find_config(CONFIGS, mmd2_tile_weights_kernel)
     assert config is not None
     block, width = config.blocks["BLOCK_M"], config.blocks["BLOCK_N"]
     row_blocks, x_blocks = triton.cdiv(rows, block), triton.cdiv(n, width)
@@ -103,14 +101,16 @@ def _compute_gradient(
     partial = empty((classes, x_blocks + triton.cdiv(m, width), row_blocks), float32, device)
     gradient = empty((classes, rows, d), float32, device)
     weights: Tensor | None = None
-    for chunk in _split_into_chunks(classes, rows, n + m, block):
+    columns = triton.cdiv(n + m, WEIGHTS_ALIGNMENT) * WEIGHTS_ALIGNMENT
+    for chunk in _split_into_chunks(classes, rows, columns, block):
         if weights is None:  # the first chunk is the largest
-            weights = empty((chunk.elements.stop, chunk.rows, n + m), float32, device)
+            weights = empty((chunk.elements.stop, chunk.rows, columns), float32, device)
         part = Stacked(*(tensor[chunk.elements] for tensor in stacked))
         numbers = BatchScalars(*(tensor[chunk.elements] for tensor in scalars))
         sums = partial[chunk.elements]
         _launch_weights(call, part, numbers, own, chunk, weights, sums, config)
-        _launch_gradient(call, part, own, chunk, weights, gradient[chunk.elements])
+        target = gradient[chunk.elements, chunk.first_row : chunk.first_row + chunk.rows]
+        _launch_gradient(call, part, own, chunk, weights, target)
     if not call.problem.value:
         return gradient, KernelSums(None, None)
     x_part, y_part = partial[:, :x_blocks], partial[:, x_blocks:]
@@ -142,6 +142,7 @@ def _launch_weights(
         M=m,
         D=d,
         row_stride=d,
+        weights_stride=weights.stride(1),
         first_row_block=chunk.first_row // config.blocks["BLOCK_M"],
         row_blocks=row_blocks,
         all_row_blocks=all_row_blocks,
@@ -153,31 +154,50 @@ def _launch_weights(
     )
 
 
+def _choose_piece_steps(programs: int, steps: int) -> int:
+    """Choose how many steps of the pairs a program takes, so that all of them occupy a GPU."""
+    pieces = min(triton.cdiv(PROGRAMS, programs), max(1, steps // PIECE_STEPS))
+    return int(triton.cdiv(steps, pieces))
+
+
 def _launch_gradient(
     call: Call, stacked: Stacked, own: int, chunk: Chunk, weights: Tensor, gradient: Tensor
 ) -> None:
-    classes, n, m, d = stacked.points.shape[0], *call.samples.sizes[1:]
-    config = find_config(
-        CONFIGS, mmd2_tile_gradient_kernel, call.input_precision, call.architecture
-    )
+    """Compute the rows of a chunk, (C, rows, D): in pieces of the pairs if programs are few."""
+    (classes, rows, d), (_, n, m, _) = gradient.shape, call.samples.sizes
+    config = call.find_config(CONFIGS, mmd2_tile_gradient_kernel)
     assert config is not None
     row_blocks = triton.cdiv(chunk.rows, config.blocks["BLOCK_M"])
-    column_blocks = triton.cdiv(d, config.blocks["BLOCK_D"])
-    mmd2_tile_gradient_kernel[(classes * row_blocks * column_blocks,)](
+    programs = classes * row_blocks * triton.cdiv(d, config.blocks["BLOCK_D"])
+    steps = triton.cdiv(n + m, config.blocks["BLOCK_K"])
+    piece_steps = _choose_piece_steps(programs, steps)
+    pieces = triton.cdiv(steps, piece_steps)
+    target = gradient[None]
+    if pieces > 1:
+        target = empty((pieces, classes, rows, d), float32, gradient.device)
+    mmd2_tile_gradient_kernel[(programs * pieces,)](
         weights_ptr=weights,
         stacked_ptr=stacked.points,
-        gradient_ptr=gradient,
+        gradient_ptr=target,
         N=n,
         M=m,
         D=d,
         row_stride=d,
+        weights_stride=weights.stride(1),
+        gradient_piece_stride=target.stride(0),
+        gradient_class_stride=target.stride(1),
         first_row=chunk.first_row,
+        rows=rows,
         chunk_rows=chunk.rows,
+        pieces=pieces,
+        piece_steps=piece_steps,
         OWN=own,
         **call.bind_product(),
         **config.blocks,
         **config.options,
     )
+    if pieces > 1:
+        torch.sum(target, 0, out=gradient)
 
 
 def run(call: Call) -> Result:

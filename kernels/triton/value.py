@@ -7,7 +7,7 @@ from torch import Tensor, float32
 
 from ..reference import Result
 from .call import Call
-from .configs import Config, find_config
+from .configs import Config
 from .jit.value import mmd2_value_finish_kernel, mmd2_value_sums_kernel
 from .prepass import BatchScalars, Stacked, compute_scalars, stack_samples
 from .workspace import empty
@@ -82,7 +82,7 @@ def sum_tiles(call: Call, a: TileSample, b: TileSample | None, scalars: BatchSca
     """Sum k over tiles of a against b, or within a if b is None: (C, tiles)."""
     same, b = b is None, b or a
     classes, rows, d = a.points.shape
-    config = find_config(CONFIGS, mmd2_value_sums_kernel, call.input_precision, call.architecture)
+    config = call.find_config(CONFIGS, mmd2_value_sums_kernel)
     assert config is not None
     row_blocks = triton.cdiv(rows, config.blocks["BLOCK_M"])
     column_blocks = triton.cdiv(b.points.shape[1], config.blocks["BLOCK_N"])

@@ -88,10 +88,10 @@ def _convert(value: Any, kind: Any) -> Any:
         value = {"true": True, "false": False}.get(value.lower(), value)
     if kind in (int, float) and not isinstance(value, bool):
         number = float(value)
-        if kind is int and number != int(number):
+        if kind is int and not number.is_integer():  # nor are inf and nan
             raise ValueError("not a whole number")
         return kind(number)
-    if not isinstance(value, kind):
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise TypeError("of another type")
     return value
 

@@ -184,7 +184,7 @@ def test_at_most_200_decoded_images_of_a_class_are_used() -> None:
 
 
 def test_loss_falls_and_images_move_towards_their_class() -> None:
-    condenser, losses = run_steps(digits_settings(real_batch=64), 30)
+    condenser, losses = run_steps(digits_settings(real_batch=64), 18)
     values = torch.stack(losses).mean(1)
     assert values[-5:].mean() < 0.75 * values[:5].mean()
     assert condenser.pixels.min() >= 0

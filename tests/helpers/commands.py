@@ -1,13 +1,17 @@
-"""Run the command lines as a user does, each in a process of its own."""
+"""Run the command lines as a user does, in this process or in one of their own."""
 
+import importlib
+import io
 import json
+import logging
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest import mock
 
 import torch
 
@@ -33,7 +37,8 @@ def start(module: str, *arguments: str) -> "subprocess.Popen[str]":
     )
 
 
-def run(module: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+def run_process(module: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """A command in a process of its own, which takes seconds to import torch."""
     process = start(module, *arguments)
     out, err = process.communicate(timeout=PATIENCE)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
@@ -48,6 +53,38 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+@contextmanager
+def _own_logging() -> Iterator[None]:
+    """Set aside the handlers of this process: a command closes and replaces those it finds."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    root.handlers[:] = []
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+
+def run(module: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """A command in this process: what it prints, and its exit status."""
+    command = [f"python -m m3d_fast.{module}", *arguments]
+    main = importlib.import_module(f"m3d_fast.{module}").main
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.object(sys, "argv", command),
+        redirect_stdout(out),
+        redirect_stderr(err),
+        _own_logging(),
+        one_thread(),
+    ):
+        try:
+            status = main()
+        except SystemExit as left:  # the parser's
+            status = left.code
+    return subprocess.CompletedProcess(command, status, out.getvalue(), err.getvalue())
 
 
 def resume_here(out: Path) -> None:

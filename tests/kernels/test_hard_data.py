@@ -21,8 +21,10 @@ def test_accuracy_does_not_depend_on_the_distance_from_the_origin(mean, generato
     exact = truth.exact(x, y)
     value, (grad_x, grad_y) = mmd2_and_grad(x.to(device), y.to(device), wrt="both")
     truth.assert_value(value, exact.value)
-    truth.assert_gradient(grad_x, exact.grad_x)
-    truth.assert_gradient(grad_y, exact.grad_y)
+    # weights have the error of a sum of 512 terms, 2^-24 sqrt(512) = 1.3e-6, less what their own
+    # sum averages out: 5e-7 is seen
+    truth.assert_gradient(grad_x, exact.grad_x, within=3e-6)
+    truth.assert_gradient(grad_y, exact.grad_y, within=3e-6)
 
 
 def test_published_formula_is_off_far_from_the_origin(generator, truth):
@@ -31,7 +33,7 @@ def test_published_formula_is_off_far_from_the_origin(generator, truth):
     y.requires_grad_()
     loss = stacked_loss(x, y)
     loss.backward()
-    # worse than 1 %, where the test above bounds our error by 2e-6
+    # worse than 1 %, where the test above bounds our error by 3e-6
     assert truth.relative_error(y.grad, exact.grad_y) > 1e-2
     assert (loss.double() - exact.value).abs() > 20 * 5e-6
 
@@ -83,7 +85,8 @@ def test_narrow_bandwidth_keeps_small_kernel_values(generator, truth):
     y = torch.randn(10, 8, generator=generator) + 6
     kernel = Gaussian(bandwidth=16.0, scales=(1.0,))
     _, gradient = mmd2_and_grad(x[:1], y[:1], kernel)
-    truth.assert_gradient(gradient, truth.exact(x[:1], y[:1], kernel).grad_y)
+    # exp passes the error of its exponent on: 15 to 20 with an error of a unit, 2^-23, times four
+    truth.assert_gradient(gradient, truth.exact(x[:1], y[:1], kernel).grad_y, within=1e-5)
 
 
 @pytest.mark.parametrize("kernel", [Gaussian(), Gaussian(sigma=0.1), Linear()], ids=repr)

@@ -100,7 +100,7 @@ def test_killed_while_writing_ends_with_the_same_bytes(straight, killed, tmp_pat
 
 
 # long enough that a signal sent after the second iteration finds it at work
-LONGER = ("--iterations", "40", "--checkpoint-every", "1000", "--real-batch", "32")
+LONGER = ("--iterations", "24", "--checkpoint-every", "1000", "--real-batch", "32")
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,9 @@
   atomics: each program writes slots of its own, and slots are added in a fixed order. Results are
   therefore bitwise equal from run to run.
 - Launchers pass every argument by keyword.
+- Triton compiles a kernel again for an integer that is one or a multiple of 16, and for a pointer
+  that is a multiple of 16 bytes. That pays for columns and strides alone: ``UNSPECIALIZED`` names
+  the other arguments, so that new numbers of rows or batch elements compile nothing.
 - ``INPUT_PRECISION`` is how tiles are multiplied: "ieee", "tf32x3", "bf16x3" (Triton's
   ``input_precision``) or "bf16" (operands rounded once).
 - ``INTERPRET`` is true in Triton's interpreter, which multiplies the bit patterns of bfloat16 and
@@ -25,6 +28,38 @@
 
 import triton
 import triton.language as tl
+
+UNSPECIALIZED = (
+    *("N", "M", "A", "B", "R", "ROWS", "OTHER_ROWS", "OWN_ROWS"),
+    *("first_row", "first_row_block", "row_blocks", "all_row_blocks", "chunk_rows"),
+    *("rows", "pieces", "piece_steps"),
+    *("x_row_blocks", "x_column_blocks", "column_blocks", "blocks", "blocks_x"),
+    *("chunks", "chunks_x", "slices", "slice_steps", "slots", "first_slot"),
+    *("slots_x", "slots_y", "slots_between", "x_step", "y_step", "between_step"),
+    *("tiles", "tiles_each", "a_sample", "b_sample", "a_squares_step", "b_squares_step"),
+    *("bandwidth_step", "bandwidth_ptr", "inverse_bandwidth_ptr", "pairs_ptr", "counts_ptr"),
+    *("squares_ptr", "a_squares_ptr", "b_squares_ptr", "lengths_ptr"),
+    *("x_lengths_ptr", "y_lengths_ptr", "other_lengths_ptr", "own_lengths_ptr"),
+    *("within_x_ptr", "within_y_ptr", "between_ptr"),
+)
+
+
+@triton.jit
+def wait_for_launch_before(PDL: tl.constexpr):
+    """Wait until the launch before has written everything.
+
+    With PDL (programmatic dependent launch, ``Call.bind_chain``) a kernel may start while the one
+    before it still runs: all that it reads and writes must come after this.
+    """
+    if PDL:
+        tl.extra.cuda.gdc_wait()
+
+
+@triton.jit
+def let_next_launch_start(PDL: tl.constexpr):
+    """Let the next launch start once every program has come here; for one that waits, as ours."""
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
 
 
 @triton.jit

@@ -3,7 +3,14 @@
 import triton
 import triton.language as tl
 
-from .common import compute_gram, kernel_and_slope, load_squares, load_tile, mask_pairs
+from .common import (
+    UNSPECIALIZED,
+    compute_gram,
+    kernel_and_slope,
+    load_squares,
+    load_tile,
+    mask_pairs,
+)
 from .value import locate_tile
 
 
@@ -26,7 +33,7 @@ def members_dot(members, k, INPUT_PRECISION: tl.constexpr, INTERPRET: tl.constex
     return total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=UNSPECIALIZED)
 def mmd2_permute_sums_kernel(
     points_ptr,  # (R, D): rows of both samples, centred for a Gaussian
     squares_ptr,  # (R,)

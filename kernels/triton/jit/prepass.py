@@ -7,7 +7,7 @@ occupy the whole GPU too.
 import triton
 import triton.language as tl
 
-from .common import count_rows, load_tile
+from .common import UNSPECIALIZED, count_rows, load_tile
 
 
 @triton.jit
@@ -22,7 +22,7 @@ def sum_rows(pointer, anchor, start, end, columns, row_stride, D, BLOCK_N: tl.co
     return total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=UNSPECIALIZED)
 def mmd2_prepass_sums_kernel(
     x_ptr,  # (C, N, D), rows row_stride apart
     y_ptr,  # (C, M, D)
@@ -67,7 +67,7 @@ def mmd2_prepass_sums_kernel(
     tl.store(sums_ptr + slot + columns, total, mask=columns < D)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=UNSPECIALIZED)
 def mmd2_prepass_stack_kernel(
     x_ptr,  # (C, N, D)
     y_ptr,  # (C, M, D)
@@ -131,7 +131,7 @@ def mmd2_prepass_stack_kernel(
     tl.store(squares_ptr + stacked_rows, squares, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=UNSPECIALIZED)
 def mmd2_prepass_scalars_kernel(
     squares_ptr,  # (C, N + M); not read unless MEAN_BANDWIDTH
     bandwidth_ptr,  # one number, or one per batch element; not read unless HAS_BANDWIDTH

@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from .common import (
+    UNSPECIALIZED,
     count_rows,
     dot,
     invert_bandwidth,
@@ -119,7 +120,7 @@ def average(k, pairs):
     return tl.sum(tl.sum(k, 1).to(tl.float64), 0) / pairs
 
 
-@triton.jit
+@triton.jit(do_not_specialize=UNSPECIALIZED)
 def mmd2_small_gradient_kernel(
     other_ptr,  # (C, N, D), rows other_row_stride apart
     own_ptr,  # (C, M, D)
@@ -200,7 +201,7 @@ def mmd2_small_gradient_kernel(
     )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=UNSPECIALIZED)
 def mmd2_small_within_kernel(
     points_ptr,  # (C, N, D), rows row_stride apart
     lengths_ptr,  # (C,) integers

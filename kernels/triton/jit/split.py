@@ -3,16 +3,27 @@
 Three launches: products of all pairs over slices of the columns; weights from the slices, added in
 a fixed order; gradients (``split_gradient.py``). Rows are numbered as if stacked, those of x first.
 There is no pre-pass: for a Gaussian the first kernel writes ``-|a - b|^2 / 2`` over its slice,
-which does not depend on the origin.
+which does not depend on the origin. Loops that only add what they load are unrolled, so that four
+loads are under way at a time.
 """
 
 import triton
 import triton.language as tl
 
-from .common import count_rows, dot, invert_bandwidth, kernel_and_slope, load_tile, sum_squares
+from .common import (
+    UNSPECIALIZED,
+    count_rows,
+    dot,
+    invert_bandwidth,
+    kernel_and_slope,
+    let_next_launch_start,
+    load_tile,
+    sum_squares,
+    wait_for_launch_before,
+)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=UNSPECIALIZED)
 def mmd2_split_products_kernel(
     x_ptr,  # (C, N, D), rows x_row_stride apart
     y_ptr,  # (C, M, D)
@@ -36,6 +47,7 @@ def mmd2_split_products_kernel(
     row_blocks,
     x_column_blocks,
     column_blocks,
+    PDL: tl.constexpr,
     HAS_X_LENGTHS: tl.constexpr,
     HAS_Y_LENGTHS: tl.constexpr,
     KERNEL: tl.constexpr,
@@ -46,6 +58,8 @@ def mmd2_split_products_kernel(
     BLOCK_D: tl.constexpr,
 ):
     """A tile of pairs over a slice of the columns."""
+    wait_for_launch_before(PDL)
+    let_next_launch_start(PDL)
     program = tl.program_id(0).to(tl.int64)
     row_block = (program % row_blocks).to(tl.int32)
     column_block = (program // row_blocks % column_blocks).to(tl.int32)
@@ -113,15 +127,17 @@ def compute_spread(
 ):
     """Sum of squared distances of all rows from their mean, from those of blocks of rows."""
     spread = tl.sum(tl.zeros((BLOCK_D,), tl.float32), 0)
-    for slot in range(slices * column_blocks):
-        spread += tl.load(spreads_ptr + slot)
+    for first in range(0, slices * column_blocks, BLOCK_D):
+        slots = first + tl.arange(0, BLOCK_D)
+        inside = slots < slices * column_blocks
+        spread += tl.sum(tl.load(spreads_ptr + slots, mask=inside, other=0.0), 0)
     for start in range(0, D, BLOCK_D):
         columns = start + tl.arange(0, BLOCK_D)
         mean = tl.zeros((BLOCK_D,), tl.float32)
         between = tl.zeros((BLOCK_D,), tl.float32)
         # the mean of the blocks so far and the spread of their means, by Welford's recurrence
         rows = 0
-        for block in range(column_blocks):
+        for block in tl.range(column_blocks, loop_unroll_factor=4):
             of_x = tl.minimum(tl.maximum(x_count - block * BLOCK_N, 0), BLOCK_N)
             y_start = (block - x_column_blocks) * BLOCK_N
             of_y = tl.minimum(tl.maximum(y_count - y_start, 0), BLOCK_N)
@@ -136,7 +152,7 @@ def compute_spread(
     return spread
 
 
-@triton.jit
+@triton.jit(do_not_specialize=UNSPECIALIZED)
 def mmd2_split_weights_kernel(
     partial_ptr,  # (C, slices, R, N + M)
     means_ptr,  # (C, column_blocks, D)
@@ -144,19 +160,23 @@ def mmd2_split_weights_kernel(
     bandwidth_ptr,  # one number, or one per batch element; not read unless HAS_BANDWIDTH
     x_lengths_ptr,
     y_lengths_ptr,
-    weights_ptr,  # (C, R, N + M): weight of each point in the gradient of each row
+    weights_ptr,  # (C, R, N + M), rows weights_stride apart, the M columns at first_y_column:
+    # weight of each point in the gradient of each row
     totals_ptr,  # (C, row_blocks) float64: shares of MMD^2, valid if R is N + M
     parameters,
     bandwidth_step,
     N,
     M,
     D,
+    weights_stride,
+    first_y_column,
     first_row,
     R,
     slices,
     row_blocks,
     x_column_blocks,
     column_blocks,
+    PDL: tl.constexpr,
     HAS_X_LENGTHS: tl.constexpr,
     HAS_Y_LENGTHS: tl.constexpr,
     MEAN_BANDWIDTH: tl.constexpr,
@@ -170,6 +190,8 @@ def mmd2_split_weights_kernel(
     BLOCK_D: tl.constexpr,
 ):
     """Weights and share of MMD^2 of a few rows, from the slices added in order."""
+    wait_for_launch_before(PDL)
+    let_next_launch_start(PDL)
     program = tl.program_id(0).to(tl.int64)
     element, row_block = program // row_blocks, (program % row_blocks).to(tl.int32)
     x_count, n = count_rows(x_lengths_ptr, element, N, HAS_X_LENGTHS)
@@ -191,7 +213,7 @@ def mmd2_split_weights_kernel(
     inside = (own < R)[:, None] & (others < N + M)[None, :]
     offsets = own.to(tl.int64)[:, None] * (N + M) + others[None, :]
     products = tl.zeros((BLOCK_R, BLOCK_K), tl.float32)
-    for piece in range(slices):
+    for piece in tl.range(slices, loop_unroll_factor=4):
         slice_ptr = partial_ptr + (element * slices + piece) * R * (N + M)
         products += tl.load(slice_ptr + offsets, mask=inside, other=0.0)
     row_counts = tl.where(row_is_x, rows < x_count, rows - N < y_count)
@@ -212,4 +234,13 @@ def mmd2_split_weights_kernel(
     share = tl.where(same, share, -(1.0 / (n * m)).to(tl.float32))
     total = tl.sum(tl.sum(k * share, 1).to(tl.float64), 0)
     tl.store(totals_ptr + element * row_blocks + row_block, total)
-    tl.store(weights_ptr + element * R * (N + M) + offsets, slope * share * 2.0, mask=inside)
+    weights = slope * share * 2.0
+    if KERNEL == "gaussian":
+        # the diagonal, which is masked, takes the weight of the row itself: then the gradient is a
+        # product, and of rows that add to zero whatever the origin of the points
+        diagonal = rows[:, None] == others[None, :]
+        weights = tl.where(diagonal, weights - tl.sum(weights, 1)[:, None], weights)
+    weights_ptr += element * R * weights_stride
+    columns = others + tl.where(other_is_x, 0, first_y_column - N)
+    offsets = own.to(tl.int64)[:, None] * weights_stride + columns[None, :]
+    tl.store(weights_ptr + offsets, weights, mask=inside)

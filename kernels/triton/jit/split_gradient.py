@@ -3,13 +3,12 @@
 import triton
 import triton.language as tl
 
-from .common import count_rows, dot, load_tile
+from .common import UNSPECIALIZED, count_rows, dot, load_tile, wait_for_launch_before
 
 
 @triton.jit
 def add_products(
     total,
-    row_weights,
     weights_ptr,
     points_ptr,
     origin,
@@ -24,24 +23,23 @@ def add_products(
     INTERPRET: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Add ``weights @ points`` to ``total`` and the sums of weights to ``row_weights``."""
+    """Add ``weights @ points`` to ``total``."""
     for start in range(0, count, BLOCK_K):
         others = start + tl.arange(0, BLOCK_K)
         weights = load_tile(weights_ptr, rows, others, weights_stride, row_end, count)
         points = load_tile(points_ptr, others, columns, row_stride, count, D).to(tl.float32)
         points = tl.where((others < count)[:, None], points - origin[None, :], 0.0)
         total = dot(weights, points, total, INPUT_PRECISION, INTERPRET)
-        row_weights += tl.sum(weights, 1)
-    return total, row_weights
+    return total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=UNSPECIALIZED)
 def mmd2_split_gradient_kernel(
     x_ptr,
     y_ptr,
     x_lengths_ptr,
     y_lengths_ptr,
-    weights_ptr,  # (C, R, N + M)
+    weights_ptr,  # (C, R, N + M), rows weights_stride apart, the M columns at first_y_column
     means_ptr,  # (C, column_blocks, D)
     gradient_ptr,  # (C, N or M, D) float32
     x_class_stride,
@@ -51,11 +49,14 @@ def mmd2_split_gradient_kernel(
     N,
     M,
     D,
+    weights_stride,
+    first_y_column,
     first_row,
     R,
     row_blocks,
     column_blocks,
     OWN: tl.constexpr,  # 0: gradient in x, 1: in y
+    PDL: tl.constexpr,
     HAS_X_LENGTHS: tl.constexpr,
     HAS_Y_LENGTHS: tl.constexpr,
     KERNEL: tl.constexpr,
@@ -66,6 +67,7 @@ def mmd2_split_gradient_kernel(
     BLOCK_D: tl.constexpr,
 ):
     """A block of rows and columns of a gradient."""
+    wait_for_launch_before(PDL)
     program = tl.program_id(0).to(tl.int64)
     rows = (program % row_blocks).to(tl.int32) * BLOCK_M + tl.arange(0, BLOCK_M)
     column_programs = tl.cdiv(D, BLOCK_D)
@@ -83,25 +85,15 @@ def mmd2_split_gradient_kernel(
         mean = means_ptr + element * column_blocks * D + columns
         origin += tl.load(mean, mask=columns < D, other=0.0)
     size = N if OWN == 0 else M
-    first = element * R + (0 if OWN == 0 else N) - first_row
-    weights_ptr += first * (N + M)
+    weights_ptr += (element * R + (0 if OWN == 0 else N) - first_row) * weights_stride
     total = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
-    row_weights = tl.zeros((BLOCK_M,), tl.float32)
-    total, row_weights = add_products(
-        total, row_weights, weights_ptr, x_ptr, origin, rows, columns, N + M, x_row_stride, size,
+    total = add_products(
+        total, weights_ptr, x_ptr, origin, rows, columns, weights_stride, x_row_stride, size,
         x_count, D, INPUT_PRECISION, INTERPRET, BLOCK_K,
     )  # fmt: skip
-    total, row_weights = add_products(
-        total, row_weights, weights_ptr + N, y_ptr, origin, rows, columns, N + M, y_row_stride,
-        size, y_count, D, INPUT_PRECISION, INTERPRET, BLOCK_K,
+    total = add_products(
+        total, weights_ptr + first_y_column, y_ptr, origin, rows, columns, weights_stride,
+        y_row_stride, size, y_count, D, INPUT_PRECISION, INTERPRET, BLOCK_K,
     )  # fmt: skip
-    if KERNEL == "gaussian":
-        if OWN == 0:
-            own = load_tile(x_ptr, rows, columns, x_row_stride, x_count, D).to(tl.float32)
-        else:
-            own = load_tile(y_ptr, rows, columns, y_row_stride, y_count, D).to(tl.float32)
-        valid = rows < (x_count if OWN == 0 else y_count)
-        own = tl.where(valid[:, None], own - origin[None, :], 0.0)
-        total -= row_weights[:, None] * own
     offsets = (element * size + rows)[:, None] * D + columns[None, :]
     tl.store(gradient_ptr + offsets, total, mask=(rows < size)[:, None] & (columns < D)[None, :])

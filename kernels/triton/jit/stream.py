@@ -6,10 +6,10 @@ A block of rows stays on chip while all rows are read. The pre-pass centres and 
 import triton
 import triton.language as tl
 
-from .common import dot, kernel_and_slope, load_squares, load_tile, mask_pairs
+from .common import UNSPECIALIZED, dot, kernel_and_slope, load_squares, load_tile, mask_pairs
 
 
-@triton.jit
+@triton.jit(do_not_specialize=UNSPECIALIZED)
 def mmd2_stream_gradient_kernel(
     stacked_ptr,  # (C, N + M, D)
     squares_ptr,  # (C, N + M)

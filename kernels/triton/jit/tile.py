@@ -6,10 +6,18 @@ Rows are those of the sample whose gradient is requested ("own"), columns the st
 import triton
 import triton.language as tl
 
-from .common import compute_gram, dot, kernel_and_slope, load_squares, load_tile, mask_pairs
+from .common import (
+    UNSPECIALIZED,
+    compute_gram,
+    dot,
+    kernel_and_slope,
+    load_squares,
+    load_tile,
+    mask_pairs,
+)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=UNSPECIALIZED)
 def mmd2_tile_weights_kernel(
     stacked_ptr,  # (C, N + M, D)
     squares_ptr,  # (C, N + M)
@@ -23,6 +31,7 @@ def mmd2_tile_weights_kernel(
     M,
     D,
     row_stride,
+    weights_stride,
     first_row_block,
     row_blocks,
     all_row_blocks,
@@ -81,7 +90,7 @@ def mmd2_tile_weights_kernel(
     pairs = tl.load(pairs_ptr + element * 3 + tl.where(same, OWN, 2))
     weight = (tl.where(same, 2.0, -2.0) / pairs).to(tl.float32)
     chunk_row = row_block * BLOCK_M + tl.arange(0, BLOCK_M)
-    offsets = (element * row_blocks * BLOCK_M + chunk_row)[:, None] * (N + M) + (
+    offsets = (element * row_blocks * BLOCK_M + chunk_row)[:, None] * weights_stride + (
         sample * N + columns
     )[None, :]
     inside = (rows < own_size)[:, None] & (columns < size)[None, :]
@@ -91,17 +100,23 @@ def mmd2_tile_weights_kernel(
         tl.store(partial_ptr + slot + first_row_block + row_block, tl.sum(k))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=UNSPECIALIZED)
 def mmd2_tile_gradient_kernel(
-    weights_ptr,  # (C, chunk_rows, N + M)
+    weights_ptr,  # (C, chunk_rows, N + M), rows weights_stride apart
     stacked_ptr,  # (C, N + M, D)
-    gradient_ptr,  # (C, own rows, D) float32
+    gradient_ptr,  # (pieces, C, rows, D) float32
     N,
     M,
     D,
     row_stride,
+    weights_stride,
+    gradient_piece_stride,
+    gradient_class_stride,
     first_row,
+    rows,  # of this chunk that exist
     chunk_rows,
+    pieces,
+    piece_steps,
     OWN: tl.constexpr,
     KERNEL: tl.constexpr,
     INPUT_PRECISION: tl.constexpr,
@@ -110,30 +125,31 @@ def mmd2_tile_gradient_kernel(
     BLOCK_K: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """``weights @ stacked``; for a Gaussian, less ``rowsum(weights) * own``."""
+    """``weights @ stacked`` over a piece of the pairs; for a Gaussian less ``rowsum * own``."""
     program = tl.program_id(0).to(tl.int64)
     row_blocks = tl.cdiv(chunk_rows, BLOCK_M)
     d_blocks = tl.cdiv(D, BLOCK_D)
     local_rows = (program % row_blocks).to(tl.int32) * BLOCK_M + tl.arange(0, BLOCK_M)
     features = (program // row_blocks % d_blocks).to(tl.int32) * BLOCK_D + tl.arange(0, BLOCK_D)
-    element = program // row_blocks // d_blocks
-    own_size = N if OWN == 0 else M
-    weights_end = tl.minimum(chunk_rows, own_size - first_row)
-    weights_ptr += element * chunk_rows * (N + M)
+    piece = (program // row_blocks // d_blocks % pieces).to(tl.int32)
+    element = program // row_blocks // d_blocks // pieces
+    weights_ptr += element * chunk_rows * weights_stride
     points_ptr = stacked_ptr + element * (N + M) * row_stride
     total = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
-    row_sums = tl.zeros((BLOCK_M,), tl.float32)
-    for start in range(0, N + M, BLOCK_K):
+    # summed along rows once, at the end: in the loop it would exchange numbers between threads
+    passed = tl.zeros((BLOCK_M, BLOCK_K), tl.float32)
+    first = piece * piece_steps * BLOCK_K
+    for start in range(first, tl.minimum(first + piece_steps * BLOCK_K, N + M), BLOCK_K):
         pairs = start + tl.arange(0, BLOCK_K)
-        weights = load_tile(weights_ptr, local_rows, pairs, N + M, weights_end, N + M)
+        weights = load_tile(weights_ptr, local_rows, pairs, weights_stride, rows, N + M)
         points = load_tile(points_ptr, pairs, features, row_stride, N + M, D)
         total = dot(weights, points, total, INPUT_PRECISION, INTERPRET)
-        row_sums += tl.sum(weights, 1)
-    rows = first_row + local_rows
+        passed += weights
     if KERNEL == "gaussian":
-        own_ptr = stacked_ptr + (element * (N + M) + OWN * N) * row_stride
-        points = load_tile(own_ptr, rows, features, row_stride, first_row + weights_end, D)
-        total -= row_sums[:, None] * points.to(tl.float32)
-    inside = (local_rows < weights_end)[:, None] & (features < D)[None, :]
-    offsets = (element * own_size + rows)[:, None] * D + features[None, :]
+        own_ptr = stacked_ptr + (element * (N + M) + OWN * N + first_row) * row_stride
+        points = load_tile(own_ptr, local_rows, features, row_stride, rows, D)
+        total -= tl.sum(passed, 1)[:, None] * points.to(tl.float32)
+    inside = (local_rows < rows)[:, None] & (features < D)[None, :]
+    gradient_ptr += piece * gradient_piece_stride + element * gradient_class_stride
+    offsets = local_rows.to(tl.int64)[:, None] * D + features[None, :]
     tl.store(gradient_ptr + offsets, total, mask=inside)

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from .common import compute_gram, kernel_and_slope, load_squares, mask_pairs
+from .common import UNSPECIALIZED, compute_gram, kernel_and_slope, load_squares, mask_pairs
 
 
 @triton.jit
@@ -35,7 +35,7 @@ def locate_tile(tile, row_blocks, column_blocks, SAME: tl.constexpr, GROUP: tl.c
     return row.to(tl.int32), column.to(tl.int32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=UNSPECIALIZED)
 def mmd2_value_sums_kernel(
     a_ptr,  # (C, A, D)
     b_ptr,  # (C, B, D), a_ptr again if SAME
@@ -124,7 +124,7 @@ def sum_slots(pointer, slots, BLOCK_N: tl.constexpr):
     return tl.sum(total, 0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=UNSPECIALIZED)
 def mmd2_value_finish_kernel(
     within_x_ptr,  # (C, slots_x), batch elements x_step apart
     within_y_ptr,

@@ -101,7 +101,9 @@ def test_gradient_at_the_limits_of_a_single_tile(rows, columns, generator):
     ours = compute(tiled, x, y, Gaussian(), grad_y=True)
     exact = compute(reference, x.double(), y.double(), Gaussian(), grad_y=True)
     assert abs(ours.value.item() - exact.value.item()) < 5e-6
-    assert (ours.grad_y.double() - exact.grad_y).norm() < 2e-6 * exact.grad_y.norm()
+    # samples of one distribution: the pulls of x and of y, right to 1e-7, cancel but for about a
+    # tenth; 9e-7 is seen
+    assert (ours.grad_y.double() - exact.grad_y).norm() < 5e-6 * exact.grad_y.norm()
 
 
 @pytest.mark.parametrize("mean", [0.0, 1000.0, 1e5])
@@ -126,7 +128,8 @@ def test_samples_of_several_real_blocks(columns, generator):
     exact = compute(reference, x.double(), y.double(), Gaussian(), grad_x=True, grad_y=True)
     assert abs(ours.value.item() - exact.value.item()) < 5e-6
     for mine, theirs in ((ours.grad_x, exact.grad_x), (ours.grad_y, exact.grad_y)):
-        assert (mine.double() - theirs).norm() < 2e-6 * theirs.norm()
+        # nearly of one distribution: the pulls of x and of y nearly cancel; 6e-7 is seen
+        assert (mine.double() - theirs).norm() < 4e-6 * theirs.norm()
 
 
 @pytest.mark.parametrize("exponent", [-1e-6, -0.01, -1.0, -30.0])

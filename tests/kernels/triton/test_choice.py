@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import subprocess
 import sys
 
 import pytest
@@ -9,9 +10,10 @@ import torch
 
 from m3d_fast.kernels import ops, reference
 from m3d_fast.kernels.triton import dispatch
-from m3d_fast.kernels.triton.configs import find_config
+from m3d_fast.kernels.triton.configs import Chip, find_config
 from m3d_fast.kernels.triton.families import Problem, choose_family, choose_input_precision
 from m3d_fast.kernels.triton.jit.permute import mmd2_permute_sums_kernel
+from m3d_fast.kernels.triton.jit.small import mmd2_small_gradient_kernel
 from m3d_fast.kernels.triton.jit.tile import mmd2_tile_gradient_kernel, mmd2_tile_weights_kernel
 from m3d_fast.kernels.triton.jit.value import mmd2_value_sums_kernel
 
@@ -94,6 +96,11 @@ def test_precisions_are_multiplied_as_documented(precision, columns, expected):
     assert choose_input_precision(precision, columns) == expected
 
 
+CHIPS = {
+    80: Chip(80, 166912),
+    **{architecture: Chip(architecture, 101376) for architecture in (86, 89, 120)},
+    **{architecture: Chip(architecture, 232448) for architecture in (90, 100)},
+}
 # the others multiply nothing, or are chosen by the size of the samples
 BY_ARCHITECTURE = [
     own for own in dispatch.CONFIGS if own.input_precision != "none" and "small" not in own.name
@@ -108,10 +115,26 @@ BY_ARCHITECTURE = [
 def test_every_architecture_gets_the_newest_tiles_it_can_run(own):
     """So the first architecture that a configuration lists uses it."""
     kind = own.kernel, own.input_precision
-    assert find_config(dispatch.CONFIGS, *kind, min(own.architectures)) == own
+    assert find_config(dispatch.CONFIGS, *kind, CHIPS[min(own.architectures)]) == own
     others = [c for c in dispatch.CONFIGS if (c.kernel, c.input_precision) == kind]
     newest = max(min(other.architectures) for other in others)
-    assert min(find_config(dispatch.CONFIGS, *kind, 120).architectures) == newest
+    assert min(find_config(dispatch.CONFIGS, *kind, CHIPS[100]).architectures) == newest
+
+
+def test_tiles_that_need_more_shared_memory_than_a_chip_has_are_left_out():
+    """A chip of the newest generation with as little as the smallest, which does not exist."""
+    kind = mmd2_small_gradient_kernel, "tf32x3"
+    rows = {"BLOCK_OWN": 90, "BLOCK_OTHER": 64}
+    assert find_config(dispatch.CONFIGS, *kind, CHIPS[90], **rows).shared_memory > 101376
+    assert find_config(dispatch.CONFIGS, *kind, Chip(90, 101376), **rows) is None
+
+
+def test_the_smallest_chips_take_the_tiles_of_their_generation():
+    """Compute capability 12.0 has the instructions of 8.0."""
+    for kernel in GENERIC_KERNELS:
+        for architecture in (86, 89, 120):
+            found = find_config(dispatch.CONFIGS, kernel, "tf32x3", CHIPS[architecture])
+            assert 80 in found.architectures
 
 
 GENERIC_KERNELS = [
@@ -125,12 +148,12 @@ GENERIC_KERNELS = [
 @pytest.mark.parametrize("kernel", GENERIC_KERNELS, ids=lambda kernel: kernel.fn.__name__)
 @pytest.mark.parametrize("precision", ["highest", "high", "medium"])
 @pytest.mark.parametrize("columns", [8, 512])
-@pytest.mark.parametrize("architecture", [80, 86, 89, 90, 100, 120])
+@pytest.mark.parametrize("architecture", CHIPS)
 def test_generic_kernels_have_tiles_for_every_architecture(
     kernel, precision, columns, architecture
 ):
     input_precision = choose_input_precision(precision, columns)
-    found = find_config(dispatch.CONFIGS, kernel, input_precision, architecture)
+    found = find_config(dispatch.CONFIGS, kernel, input_precision, CHIPS[architecture])
     assert found.kernel is kernel
     assert min(found.architectures) <= architecture
 
@@ -156,7 +179,7 @@ def plain_torch(x: torch.Tensor, y: torch.Tensor) -> reference.Result:
 
 
 def test_torch_serves_an_old_chip_and_logs_it_once(monkeypatch, caplog, generator, triton_device):
-    monkeypatch.setattr(dispatch, "read_architecture", lambda device: 75)
+    monkeypatch.setattr(dispatch, "read_chip", lambda device: Chip(75, 65536))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "An Old Chip")
     dispatch.explain_refusal.cache_clear()
     x, y = torch.randn(2, 2, 9, 5, generator=generator).to(triton_device)
@@ -170,6 +193,34 @@ def test_torch_serves_an_old_chip_and_logs_it_once(monkeypatch, caplog, generato
     expected = plain_torch(x, y)
     torch.testing.assert_close(value, expected.value)
     torch.testing.assert_close(grad_y, expected.grad_y)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        RuntimeError("Failed to find C compiler"),
+        subprocess.CalledProcessError(1, ["gcc"]),  # no Python.h
+        AssertionError("libcuda.so cannot found!"),
+    ],
+    ids=lambda fault: type(fault).__name__,
+)
+def test_torch_serves_where_the_driver_of_triton_does_not_start_and_says_so_once(
+    fault, monkeypatch, caplog
+):
+    def fail() -> None:
+        raise fault
+
+    monkeypatch.setattr(dispatch, "start_driver", fail)
+    monkeypatch.setattr(dispatch, "read_chip", lambda device: CHIPS[90])
+    dispatch.explain_refusal.cache_clear()
+    with caplog.at_level(logging.INFO, "m3d_fast"):
+        for _ in range(2):
+            assert str(fault) in dispatch.explain_refusal(torch.device("cuda"))
+    dispatch.explain_refusal.cache_clear()
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "mmd2 runs as plain torch: Triton's driver does not start" in record.message
+    assert "a C compiler and Python.h" in record.message
 
 
 def test_torch_serves_without_triton_and_logs_it_once(

