@@ -51,7 +51,14 @@ class NeedsPacking:
 
 
 def open_image_files(
-    name: str, root: Path | None, split: str, size: int, *, loader: str, workers: int | None
+    name: str,
+    root: Path | None,
+    split: str,
+    size: int,
+    *,
+    loader: str,
+    workers: int | None,
+    pack: bool = True,
 ) -> BackEnd:
     """Open a packed file, packing it first where that pays, or the image files themselves.
 
@@ -62,19 +69,20 @@ def open_image_files(
         size: side of the images in pixels.
         loader: "ffcv", "folder" or "auto".
         workers: threads or processes that decode; None for one per core.
+        pack: whether packing may pay: all images will be read repeatedly.
 
     Raises:
         DataError: if the data are missing or damaged, the packed file is of other data, or
             packing failed.
     """
-    source = resolve_source(name, root, split, size, loader=loader)
+    source = resolve_source(name, root, split, size, loader=loader, pack=pack)
     if isinstance(source, NeedsPacking):
         source = pack_dataset(source)
     return open_back_end(source, size, workers)
 
 
 def resolve_source(
-    name: str, root: Path | None, split: str, size: int, *, loader: str
+    name: str, root: Path | None, split: str, size: int, *, loader: str, pack: bool = True
 ) -> PackedFile | ImageTree | NeedsPacking:
     """Decide what images are read from; arguments and errors as ``open_image_files``."""
     packed = tree = None
@@ -89,7 +97,7 @@ def resolve_source(
         packed = _find_packed(name, root, split, size)
     if packed is None:
         tree = image_tree(name, root, split)
-        packing_pays = split == "train" and (loader == "ffcv" or not _is_small(tree))
+        packing_pays = split == "train" and (loader == "ffcv" or (pack and not _is_small(tree)))
         if loader == "folder" or not packing_pays:
             return tree
     problem = _find_ffcv_problem()

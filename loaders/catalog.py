@@ -46,6 +46,7 @@ def open_dataset(
     workers: int | None = None,
     classes: Sequence[int] | None = None,
     hold_out: float = 0.0,
+    sparse: bool = False,
 ) -> RealImages:
     """Open one split of a data set.
 
@@ -67,6 +68,8 @@ def open_dataset(
         classes: those that will be drawn, the only ones kept in memory; None for all.
         hold_out: share of every class, from 0 to below 1, that leaves the training images and
             becomes "held-out". The choice depends on nothing but the class and its size.
+        sparse: only some images will be read, or all of them once: image files are neither packed
+            nor kept in memory, whatever ``cache``.
 
     Raises:
         DataError: if a name, split or size is invalid, or the data are missing, damaged or too
@@ -80,7 +83,13 @@ def open_dataset(
     try:
         if info.kind in _IMAGE_FILES:
             back_end = open_image_files(
-                name, folder, file_split(split), side, loader=loader, workers=workers
+                name,
+                folder,
+                file_split(split),
+                side,
+                loader=loader,
+                workers=workers,
+                pack=not sparse,
             )
             if hold_out and split != TEST:
                 back_end = SplitBackEnd(back_end, split, hold_out)
@@ -90,7 +99,7 @@ def open_dataset(
                 std=info.std,
                 device=target,
                 seed=seed,
-                cache=cast(Cache, cache),
+                cache="none" if sparse else cast(Cache, cache),
                 classes=classes,
             )
         if loader != "auto" or cache in ("host", "none"):

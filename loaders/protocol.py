@@ -55,6 +55,10 @@ class RealImages(Protocol):
         """The given images of one class, uint8 ``(len(indices), C, H, W)``; draws nothing."""
         ...
 
+    def take_each(self, classes: Sequence[int], indices: Sequence[Indices]) -> Iterator[Tensor]:
+        """``take`` of each class in turn, at least one image of each; read at once."""
+        ...
+
     def ordered(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Every image once, class by class: uint8 ``(B, C, H, W)``, int64 labels ``(B,)``.
 

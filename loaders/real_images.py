@@ -1,7 +1,7 @@
 """What all kinds of ``RealImages`` share: statistics, sampling, positions, indices."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -97,6 +97,22 @@ class SampledImages(ABC):
         rows = self._check_indices(class_index, indices) + self._first_rows[class_index]
         return self._fetch(rows, [class_index])
 
+    def take_each(self, classes: Sequence[int], indices: Sequence[Indices]) -> Iterator[Tensor]:
+        """Yield ``take`` of each class in turn, all read at once where they are streamed.
+
+        Args:
+            classes: class indices.
+            indices: of each class, at least one.
+
+        Raises:
+            DataError: as ``take``, before the first is yielded or while reading.
+        """
+        rows = [
+            self._check_indices(class_index, chosen) + self._first_rows[class_index]
+            for class_index, chosen in zip(classes, indices, strict=True)
+        ]
+        return self._fetch_each(rows, classes)
+
     def state_dict(self) -> dict[str, IntArray]:
         """Return ``{"positions": int64 (num_classes,)}``, the number drawn so far per class."""
         return self._sampler.state_dict()
@@ -112,6 +128,11 @@ class SampledImages(ABC):
     @abstractmethod
     def _fetch(self, rows: IntArray, classes: Sequence[int]) -> Tensor:
         """Images of these rows, all of ``classes``: a new uint8 ``(len(rows), C, H, W)``."""
+
+    def _fetch_each(self, rows: Sequence[IntArray], classes: Sequence[int]) -> Iterator[Tensor]:
+        """``_fetch`` of every class."""
+        for chosen, class_index in zip(rows, classes, strict=True):
+            yield self._fetch(chosen, [class_index])
 
     def _draw_rows(self, sampler: ClassSampler, classes: Sequence[int], per_class: int) -> IntArray:
         """Rows of the next images of each class, int64 ``(len(classes) * per_class,)``."""

@@ -5,7 +5,7 @@ condensation, and a single image during the training of an evaluation network.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -199,10 +199,10 @@ RGB_EIGENVECTORS = (
     (-0.5808, -0.0045, -0.8140),
     (-0.5836, -0.6948, 0.4203),
 )
-IMAGENET_UNIFORMS = 8
+IMAGENET_UNIFORMS, IMAGENET_NORMALS = 8, 3  # per image: crop, flip and jitter; lighting
 
 
-def augment_imagenet(images: Tensor, generator: torch.Generator) -> Tensor:
+def augment_imagenet(images: Tensor, uniforms: Tensor, normals: Tensor) -> Tensor:
     """Apply the training augmentation of ImageNet, one draw per image (arXiv 2205.14959).
 
     RandomResizedCrop (area 0.5 to 1), flip, jitter of brightness, contrast and saturation by 0.4,
@@ -210,12 +210,13 @@ def augment_imagenet(images: Tensor, generator: torch.Generator) -> Tensor:
 
     Args:
         images: ``(B, 3, H, W)`` float in [0, 1].
-        generator: on the device of the images.
+        uniforms: uniform in [0, 1), ``(B, IMAGENET_UNIFORMS)``.
+        normals: standard normal, ``(B, IMAGENET_NORMALS)``.
 
     Returns:
         ``(B, 3, H, W)``.
     """
-    u = torch.rand(len(images), IMAGENET_UNIFORMS, generator=generator, device=images.device)
+    u = uniforms
     low, high = CROP_AREA
     area = low + (high - low) * u[:, 0]
     aspect = torch.exp(
@@ -233,18 +234,36 @@ def augment_imagenet(images: Tensor, generator: torch.Generator) -> Tensor:
     images = images * brightness
     images = torch.lerp(_luminance(images).mean((2, 3), keepdim=True), images, contrast)
     images = torch.lerp(_luminance(images), images, saturation)
-    normal = torch.randn(len(images), 3, generator=generator, device=images.device) * LIGHTING
-    noise = (normal * images.new_tensor(RGB_EIGENVALUES)) @ images.new_tensor(RGB_EIGENVECTORS).T
-    return images + noise[:, :, None, None]
+    return images + _light(normals)[:, :, None, None]
 
 
 def _luminance(images: Tensor) -> Tensor:
-    weights = images.new_tensor((0.299, 0.587, 0.114)).view(1, 3, 1, 1)
-    return (images * weights).sum(1, keepdim=True)
+    return _combine(images, (0.299, 0.587, 0.114), dim=1)
+
+
+def _light(normals: Tensor) -> Tensor:
+    """AlexNet's noise ``(B, 3)``: along the principal axes of ImageNet's colours."""
+    axes = [
+        [LIGHTING * value * entry for value, entry in zip(RGB_EIGENVALUES, row, strict=True)]
+        for row in RGB_EIGENVECTORS
+    ]
+    return torch.cat([_combine(normals, row, dim=1) for row in axes], 1)
+
+
+def _combine(parts: Tensor, weights: Sequence[float], dim: int) -> Tensor:
+    """Weighted sum along ``dim``, kept; a tensor of weights would have to come from the host."""
+    first, *rest = parts.split(1, dim)
+    total = first * weights[0]
+    for part, weight in zip(rest, weights[1:], strict=True):
+        total = torch.add(total, part, alpha=weight)
+    return total
+
+
+CUTMIX_UNIFORMS = 4  # whether to mix, the box's size, and its centre
 
 
 def cutmix(
-    images: Tensor, labels: Tensor, probability: float, generator: torch.Generator
+    images: Tensor, labels: Tensor, probability: float, uniforms: Tensor, order: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Paste a random box of a shuffled batch into the batch (arXiv 1905.04899, beta 1).
 
@@ -252,16 +271,15 @@ def cutmix(
         images: ``(B, C, H, W)``.
         labels: ``(B,)`` int64.
         probability: of mixing the batch.
-        generator: on the device of the images.
+        uniforms: uniform in [0, 1), ``(CUTMIX_UNIFORMS,)``.
+        order: a permutation of the batch, int64 ``(B,)``.
 
     Returns:
         The images, the labels of the pasted boxes ``(B,)``, and the share of each image that is
         kept, ``()``.
     """
     height, width = images.shape[-2:]
-    device = images.device
-    u = torch.rand(4, generator=generator, device=device)
-    order = torch.randperm(len(images), generator=generator, device=device)
+    device, u = images.device, uniforms
     half = (1 - u[1]).sqrt() / 2  # half the box's side, in an image of side 1; lambda is u[1]
     rows = torch.arange(height, device=device) + 0.5
     columns = torch.arange(width, device=device) + 0.5

@@ -28,7 +28,8 @@ def random_images(real: RealImages, per_class: int, seed: int) -> Tensor:
         uint8 ``(num_classes, per_class, C, H, W)``.
     """
     draw = random_indices(real, per_class, seed)
-    return torch.stack([real.take(c, draw(c)) for c in range(real.num_classes)])
+    classes = range(real.num_classes)
+    return torch.stack(list(real.take_each(classes, [draw(c) for c in classes])))
 
 
 def random_indices(real: RealImages, per_class: int, seed: int) -> Callable[[int], IntArray]:
@@ -67,7 +68,7 @@ def _select(
             f"{min(real.class_sizes)}"
         )
     chosen = [select(embedded, per_class) for embedded in _embed_classes(real, features)]
-    return torch.stack([real.take(c, indices) for c, indices in enumerate(chosen)])
+    return torch.stack(list(real.take_each(range(len(chosen)), chosen)))
 
 
 def _embed_classes(real: RealImages, features: Features) -> Iterator[Tensor]:

@@ -37,11 +37,12 @@ def initial_pixels(
     pixels = empty_pinned(shape) if pinned else torch.empty(shape, device=device)
     factor = config.factor if config.init == "mix" else 1
     draw = random_indices(real, config.ipc * factor**2, derive_seed(config.seed, "coreset", 0))
-    for target, c in zip(pixels, classes, strict=True):
-        if config.init == "noise":
+    if config.init == "noise":
+        for target, c in zip(pixels, classes, strict=True):
             stream = generator(config.seed, "noise", c, device=real.device)
             target.copy_(torch.rand(target.shape, generator=stream, device=real.device))
-        else:
-            images = real.take(c, draw(c)).float() / 255
-            target.copy_(encode(images[None], factor)[0])
+        return pixels
+    chosen = real.take_each(classes, [draw(c) for c in classes])
+    for target, images in zip(pixels, chosen, strict=True):
+        target.copy_(encode(images[None].float() / 255, factor)[0])
     return pixels

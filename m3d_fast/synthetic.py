@@ -81,14 +81,19 @@ class StoredImages:
         images = chosen if chosen.is_floating_point() else chosen.float() / 255
         if tiles == 1:
             return images
-        height, width = images.shape[-2:]
-        edges = tile_edges(height, self._factor), tile_edges(width, self._factor)
-        decoded = torch.empty_like(images)
-        for tile, ((top, bottom), (left, right)) in enumerate(product(*edges)):
-            rows = (indices % tiles == tile).nonzero()[:, 0]
-            part = images[rows, :, top:bottom, left:right]
-            decoded[rows] = F.interpolate(part, (height, width), mode="bilinear")
-        return decoded
+        # every tile of the chosen images, then one each: without waiting for the device
+        decoded = decode(images, self._factor).unflatten(0, (len(images), tiles))
+        return decoded[torch.arange(len(images), device=indices.device), indices % tiles]
+
+    def decode(self) -> Tensor:
+        """All images, float in [0, 1], ``(n, C, H, W)``."""
+        pixels = self._pixels if self._pixels.is_floating_point() else self._pixels.float() / 255
+        return decode(pixels, self._factor)
+
+    @property
+    def decoded_bytes(self) -> int:
+        """Bytes of :meth:`decode`."""
+        return self._pixels.numel() * self._factor**2 * 4
 
 
 def label_images(pixels: Tensor, factor: int = 1) -> tuple[StoredImages, Tensor]:

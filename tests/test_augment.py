@@ -8,7 +8,12 @@ import torchvision.transforms.v2.functional as tv
 from torch import Tensor
 
 from m3d_fast.augment import (
+    CUTMIX_UNIFORMS,
+    IMAGENET_NORMALS,
+    IMAGENET_UNIFORMS,
     OPERATIONS,
+    RGB_EIGENVALUES,
+    RGB_EIGENVECTORS,
     UNIFORMS,
     augment,
     augment_imagenet,
@@ -157,19 +162,25 @@ def test_unknown_operation_is_named() -> None:
     assert parse_strategy("none") == ()
 
 
+def imagenet_draws(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    stream = torch.Generator().manual_seed(seed)
+    uniforms = torch.rand(count, IMAGENET_UNIFORMS, generator=stream)
+    return uniforms, torch.randn(count, IMAGENET_NORMALS, generator=stream)
+
+
 def test_imagenet_augmentation_keeps_means_near_and_varies_per_image() -> None:
     x = torch.rand(64, 3, 16, 16)
-    found = augment_imagenet(x, torch.Generator().manual_seed(0))
+    found = augment_imagenet(x, *imagenet_draws(64, 0))
     assert found.shape == x.shape
     assert abs(found.mean().item() - x.mean().item()) < 0.05
     assert (found - x).abs().flatten(1).mean(1).min() > 0.01
-    assert torch.equal(found, augment_imagenet(x, torch.Generator().manual_seed(0)))
+    assert torch.equal(found, augment_imagenet(x, *imagenet_draws(64, 0)))
 
 
 def test_imagenet_crop_of_a_ramp_stays_inside_the_image() -> None:
     # colour jitter off the table: a ramp along x, cropped and resized, is still linear in x
     ramp = torch.linspace(0, 1, 32).expand(16, 3, 32, 32)
-    found = augment_imagenet(ramp, torch.Generator().manual_seed(1))
+    found = augment_imagenet(ramp, *imagenet_draws(16, 1))
     inner = found[:, :, 8:24, 4:28]
     curvature = inner.diff(dim=-1).diff(dim=-1).abs().amax((1, 2, 3))
     assert curvature.max() < 1e-3
@@ -184,7 +195,9 @@ def test_cutmix_pastes_a_box_and_weighs_labels_by_area() -> None:
     seen = []
     for seed in range(20):
         stream = torch.Generator().manual_seed(seed)
-        mixed, pasted, kept = cutmix(x, labels, 0.5, stream)
+        uniforms = torch.rand(CUTMIX_UNIFORMS, generator=stream)
+        order = torch.randperm(8, generator=stream)
+        mixed, pasted, kept = cutmix(x, labels, 0.5, uniforms, order)
         own = mixed == labels.view(-1, 1, 1, 1)
         assert torch.equal(
             torch.where(own, 0.0, mixed), torch.where(own, 0, pasted.view(-1, 1, 1, 1)).float()
@@ -218,3 +231,13 @@ def test_one_of_the_operations_per_draw_and_each_of_them() -> None:
 def test_one_of_unknown_operations_is_refused() -> None:
     with pytest.raises(UserError, match="got colour"):
         parse_strategy("one:colour_crop")
+
+
+def test_lighting_noise_lies_along_the_principal_axes_of_colour() -> None:
+    """Of a constant image, jitter leaves the colour's shade; without it only the noise is left."""
+    uniforms, normals = imagenet_draws(6, 2)
+    uniforms[:, 5:8] = 0.5  # factors of 1
+    x = torch.full((6, 3, 8, 8), 0.5)
+    noise = augment_imagenet(x, uniforms, normals)[:, :, 4, 4] - 0.5
+    values, vectors = torch.tensor(RGB_EIGENVALUES), torch.tensor(RGB_EIGENVECTORS)
+    torch.testing.assert_close(noise, (0.1 * normals * values) @ vectors.T, atol=1e-5, rtol=0)

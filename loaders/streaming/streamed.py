@@ -129,6 +129,12 @@ class StreamedImages(SampledImages):
         with self._reader.read(lambda: iter([rows]), classes) as tensors:
             return _copy_contiguous(next(tensors))
 
+    def _fetch_each(self, rows: Sequence[IntArray], classes: Sequence[int]) -> Iterator[Tensor]:
+        # threads or processes that decode are started once, not for every class
+        with self._reader.read(lambda: iter(rows), classes) as tensors:
+            for images in tensors:
+                yield _copy_contiguous(images)
+
 
 def _copy_contiguous(images: Tensor) -> Tensor:
     return images.clone(memory_format=torch.contiguous_format)

@@ -35,13 +35,13 @@ class Progress:
         self._label, self._total, self._done, self._first = label, total, done, done
         self._images, self._last_line = images_per_step, last_line
         self._start = self._shown = time.monotonic()
+        # the first steps compile, allocate and start processes: the rate is that of the later ones
+        self._steady: tuple[float, int] | None = None  # when they began, and after which step
         self._bar: Any = None  # a tqdm
         if bar and sys.stderr.isatty():
             from tqdm import tqdm  # the op needs torch alone
 
-            layout = (
-                "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{remaining} left{postfix}]"
-            )
+            layout = "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{postfix}]"
             self._bar = tqdm(
                 desc=label, total=total, initial=done, bar_format=layout, dynamic_ncols=True
             )
@@ -49,18 +49,27 @@ class Progress:
     def update(self, done: int, status: str = "") -> None:
         """Show that ``done`` steps are finished, and ``status``, such as ``loss 0.123``."""
         now = time.monotonic()
-        rate = (done - self._first) / max(now - self._start, 1e-9)
-        text = ", ".join(filter(None, [status, f"{rate * self._images:,.0f} images/s"]))
+        parts = [part for part in (status, *self._describe_speed(done, now)) if part]
         if self._bar is not None:
-            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.set_postfix_str(", ".join(parts), refresh=False)
             self._bar.update(done - self._done)
         elif (done == self._total and self._last_line) or (
             done > self._first and now - self._shown >= PLAIN_SECONDS
         ):
-            left = (self._total - done) / max(rate, 1e-9)
-            log.info("%s %d/%d, %s, %.0f s left", self._label, done, self._total, text, left)
+            log.info("%s", ", ".join([f"{self._label} {done}/{self._total}", *parts]))
             self._shown = now
+        if self._steady is None and done > self._first:
+            self._steady = now, done
         self._done = done
+
+    def _describe_speed(self, done: int, now: float) -> list[str]:
+        """Images per second and time left; nothing while only the first steps are known."""
+        start, first = self._steady or (self._start, self._first)
+        if self._steady is None and done < self._total:
+            return []
+        rate = (done - first) / max(now - start, 1e-9)
+        left = (self._total - done) / max(rate, 1e-9)
+        return [f"{rate * self._images:,.0f} images/s", f"{left:.0f} s left"]
 
     def __enter__(self) -> "Progress":
         return self

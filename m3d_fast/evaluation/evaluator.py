@@ -4,14 +4,17 @@ The protocol is IDC's (arXiv 2205.14959), which M3D uses. Only this module reads
 """
 
 import hashlib
+import logging
 import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import asdict, replace
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..common.checks import check_name, check_positive
 from ..common.errors import UserError
@@ -23,18 +26,20 @@ from ..common.hardware import (
     use_device,
 )
 from ..common.progress import Progress
-from ..common.seeds import generator
 from ..distributed import Ranks, join_ranks
-from ..loaders import CACHES, LOADERS, RealImages, open_dataset
-from ..networks import build_network, check_network
+from ..loaders import CACHES, LOADERS, MemoryImages, RealImages, open_dataset
+from ..networks import check_network
 from ..presets import Protocol, protocol_for
 from ..run.environment import describe_environment
 from ..run.folder import RunFolder
-from ..synthetic import StoredImages, SyntheticSet
+from ..synthetic import SyntheticSet
 from .config import BASELINES, EvaluateConfig
 from .results import Outcome, Results, Task
-from .trainer import Trainer
+from .runner import Job, Runner, Setup
 from .training_sets import TrainingSets
+from .workers import Workers, count_processes
+
+log = logging.getLogger("m3d_fast")
 
 SELECTION = "last iterate; no test image was seen before this evaluation"
 
@@ -109,15 +114,19 @@ class Evaluation:
             check_positive("workers", config.workers)
         self.size = self.synthetic.images.shape[-1]
         self.protocol = self._choose_protocol()
-        self.test = self._open("test")
+        self.test: RealImages = self._open_later("test")()
         self._check_classes()
-        self._trainers: dict[str, Trainer] = {}
+        self.setup = self._choose_setup()
+        self._runner = Runner(self.setup, self.test)
         self._sets = TrainingSets(self.settings, self.synthetic, lambda: self.train, config.seed)
 
     @cached_property
     def train(self) -> RealImages:
-        """Training images, for the baselines and the initialisation; opened when first used."""
-        return self._open("train")
+        """Training images, for the baselines and the initialisation; opened when first used.
+
+        They are read at most twice: none is kept in memory, and nothing is packed for it.
+        """
+        return self._open_later("train", sparse=True)()
 
     def _choose_protocol(self) -> Protocol:
         decoded = self.synthetic.ipc * self.synthetic.factor**2
@@ -132,18 +141,44 @@ class Evaluation:
             protocol = replace(protocol, repeats=self.config.repeats)
         return protocol
 
-    def _open(self, split: str) -> RealImages:
+    def _open_later(self, split: str, **given: Any) -> Callable[[], RealImages]:
+        """A function that opens a split, also in another process."""
         config, run = self.config, self.settings
-        return open_dataset(
-            run.dataset,
-            config.data_root or run.data_root,
-            split=split,
-            size=self.size,
+        settings: dict[str, Any] = {
+            "size": self.size,
+            "device": self.device,
+            "loader": config.loader or run.loader,
+            "cache": config.cache or run.cache,
+            "workers": config.workers or run.workers,
+        }
+        root = config.data_root or run.data_root
+        return partial(open_dataset, run.dataset, root, split, **(settings | given))
+
+    def _choose_setup(self) -> Setup:
+        """What all networks have in common; compiled or not by the work of one method's."""
+        synthetic, compile = self.synthetic, self.config.compile
+        if compile is None:
+            images = self._count_images("condensed") * self.protocol.epochs
+            images += sum(self.test.class_sizes)
+            compile = compile_pays(self.protocol.repeats * images, self.size)
+        channels, height, width = synthetic.images.shape[1:]
+        return Setup(
+            protocol=self.protocol,
+            image_shape=(channels, height, width),
+            num_classes=synthetic.num_classes,
+            mean=tuple(synthetic.mean),
+            std=tuple(synthetic.std),
             device=self.device,
-            loader=config.loader or run.loader,
-            cache=config.cache or run.cache,
-            workers=config.workers or run.workers,
+            precision=self.precision,
+            compile=compile,
+            seed=self.config.seed,
+            lock=self.run.config_file,
         )
+
+    def _count_images(self, method: str) -> int:
+        """Size of a method's training set."""
+        tiles = 1 if method in BASELINES else self.synthetic.factor**2
+        return len(self.synthetic.images) * tiles
 
     def _check_classes(self) -> None:
         condensed, real = tuple(self.synthetic.class_names), self.test.class_names
@@ -183,62 +218,79 @@ class Evaluation:
         missing = results.find_missing(self.methods, self.networks, self.protocol.repeats)
         if any(task.method != self.settings.method for task in missing):
             ranks.leader_first(lambda: self.train)
-        for start in range(0, len(missing), ranks.size):
-            own = missing[start : start + ranks.size][ranks.rank :][:1]  # none for ranks left over
-            with ranks.together():
-                trained = [self._run_task(task) for task in own]
-            outcomes = [outcome for part in ranks.gather(trained) for outcome in part]
-            for outcome in outcomes:
-                results.add(outcome)
-            with ranks.together():
-                if ranks.leads:
-                    results.save()
-            results.log_completed(outcomes, self.protocol.repeats)
+        own = missing[ranks.rank :: ranks.size]
+        with closing(self._train(own)) as outcomes:
+            # several ranks exchange results after each has trained as many as it does at once
+            at_once = 1 if ranks.size == 1 else min(ranks.gather(self._count_at_once(own)))
+            for start in range(0, len(missing), ranks.size * at_once):
+                block = missing[start : start + ranks.size * at_once]
+                with ranks.together():
+                    trained = list(islice(outcomes, len(block[ranks.rank :: ranks.size])))
+                everyone = [outcome for part in ranks.gather(trained) for outcome in part]
+                everyone.sort(key=lambda outcome: block.index(outcome.task))
+                for outcome in everyone:
+                    results.add(outcome)
+                with ranks.together():
+                    if ranks.leads:
+                        results.save()
+                results.log_completed(everyone, self.protocol.repeats)
 
-    def _run_task(self, task: Task) -> Outcome:
+    def _train(self, tasks: list[Task]) -> Generator[Outcome, None, None]:
+        """Yield the outcomes of ``tasks``, in their order, and show the progress of all."""
+        test_images, finished = sum(self.test.class_sizes), 0
+        work = [
+            self.setup.count_work(self._count_images(task.method), test_images) for task in tasks
+        ]
+        with Progress("evaluate", sum(work), bar=self.ranks.leads, last_line=False) as progress:
+
+            def report(done: int) -> None:
+                progress.update(done, f"{finished} of {len(tasks)} networks")
+
+            for outcome in self._run(tasks, report):
+                finished += 1
+                yield outcome
+
+    def _run(self, tasks: list[Task], report: Callable[[int], None]) -> Iterator[Outcome]:
+        done = 0
+
+        def add(work: int) -> None:
+            nonlocal done
+            done += work
+            report(done)
+
+        processes = self._count_processes(tasks)
+        if processes > 1:
+            log.info("%d networks are trained at once, in one thread each", processes)
+            streamed = {} if self._test_is_kept else {"cache": "none", "workers": 1}
+            open_test = self._open_later("test", **streamed)
+            with Workers(processes, self.setup, open_test) as workers:
+                yield from workers.run(tasks, self._build, add)
+            return
+        at_once = self._count_at_once(tasks)
+        for start in range(0, len(tasks), at_once):
+            jobs = [self._build(task) for task in tasks[start : start + at_once]]
+            outcomes = self._runner.run(jobs, add)
+            del jobs  # before the next sets are built
+            yield from outcomes
+
+    def _build(self, task: Task) -> Job:
         start = time.perf_counter()
-        trainer = self._get_trainer(task.network)
-        images, labels = self._sets.get(task, trainer)
-        accuracy = self._measure_accuracy(trainer, images, labels, task)
-        return Outcome(task, accuracy, time.perf_counter() - start, len(images))
+        images, labels = self._sets.get(task, self._runner.get_trainer(task.network))
+        return Job(task, images, labels, time.perf_counter() - start)
 
-    def _get_trainer(self, name: str) -> Trainer:
-        if name not in self._trainers:
-            channels, classes = self.synthetic.images.shape[1], self.synthetic.num_classes
-            compile = self.config.compile
-            if compile is None:
-                compile = compile_pays(
-                    self.protocol.repeats * self._count_images_per_network(), self.size
-                )
-            self._trainers[name] = Trainer(
-                build_network(name, channels, self.size, classes),
-                self.protocol,
-                self.synthetic.mean,
-                self.synthetic.std,
-                device=self.device,
-                precision=self.precision,
-                compile=compile,
-            )
-        return self._trainers[name]
+    def _count_processes(self, tasks: list[Task]) -> int:
+        images = max((self._count_images(task.method) for task in tasks), default=1)
+        kept = sum(self.test.class_sizes) if self._test_is_kept else 0
+        return count_processes(self.setup, len(tasks), images, kept)
 
-    def _count_images_per_network(self) -> int:
-        decoded = len(self.synthetic.images) * self.synthetic.factor**2
-        return decoded * self.protocol.epochs + sum(self.test.class_sizes)
+    def _count_at_once(self, tasks: list[Task]) -> int:
+        """Networks that this process trains at once, on a GPU or in other processes."""
+        images = max((self._count_images(task.method) for task in tasks), default=1)
+        return max(self._count_processes(tasks), self._runner.count_side_by_side(images))
 
-    def _measure_accuracy(
-        self, trainer: Trainer, images: StoredImages, labels: Tensor, task: Task
-    ) -> float:
-        seed, epochs, repeat = self.config.seed, self.protocol.epochs, task.repeat
-        name = f"{task.method} {task.network}"
-        with Progress(name, epochs, images_per_step=len(images), bar=self.ranks.leads) as progress:
-            trainer.fit(
-                images,
-                labels,
-                initial=generator(seed, "evaluation-network", 0, repeat, device=self.device),
-                stream=generator(seed, "evaluation-training", 0, repeat, device=self.device),
-                on_epoch=lambda epoch, loss: progress.update(epoch),
-            )
-        return trainer.measure_accuracy(self.test)
+    @property
+    def _test_is_kept(self) -> bool:
+        return isinstance(self.test, MemoryImages)
 
 
 def _split_names(joined: str) -> tuple[str, ...]:

@@ -43,11 +43,12 @@ def train_features(trainer: Trainer, real: RealImages, seed: int) -> Features:
     stored, labels = label_images(images)
     label, bar = "features for the coreset", rank_of_process() == 0
     with Progress(label, EPOCHS, images_per_step=len(labels), bar=bar) as progress:
-        extractor.fit(
+        training = extractor.train(
             stored,
             labels,
             initial=generator(seed, "evaluation-network", 1, device=trainer.device),
             stream=generator(seed, "evaluation-training", 1, device=trainer.device),
-            on_epoch=lambda epoch, loss: progress.update(epoch),
         )
+        for epoch, _ in enumerate(training, 1):
+            progress.update(epoch)
     return extractor.embed

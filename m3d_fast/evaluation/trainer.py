@@ -1,32 +1,40 @@
 """The inner loop of an evaluation: train a network on a small set and test it."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..augment import augment, augment_imagenet, cutmix, draw, parse_strategy
+from ..augment import augment, augment_imagenet, cutmix, parse_strategy
+from ..common.hardware import free_bytes
 from ..loaders import RealImages
 from ..networks import initialise
 from ..networks.arithmetic import CPU_PIECE, autocast, compile_per_shape, convolutions
 from ..presets import Protocol
 from ..synthetic import StoredImages
+from .training_step import TrainingStep
 
 TEST_PIECE = 512  # test images per forward on a GPU
+
+# of the free memory, the share that a decoded training set may take; a larger one is decoded batch
+# by batch, which costs factor^2 interpolations per image and gives the same bits
+DECODED_SHARE = 1 / 4
 
 
 class Trainer:
     """Trains one network repeatedly, each time from a new initialisation.
 
     Args:
-        network: returns logits; :meth:`fit` initialises it in place.
+        network: returns logits; :meth:`train` initialises it in place.
         protocol: optimiser, schedule and augmentation.
         mean, std: per channel, pixels in [0, 1].
         device: where to train.
-        precision: "bf16" or "fp32".
-        compile: whether to torch.compile the network.
+        precision: "bf16", "tf32" or "fp32".
+        compile: whether to torch.compile training and testing.
     """
 
     def __init__(
@@ -50,57 +58,85 @@ class Trainer:
         self._imagenet = protocol.augment == "imagenet"
         self._operations = () if self._imagenet else parse_strategy(protocol.augment)
         self._embed = cast(Callable[[Tensor], Tensor], network.embed)
-        self._forward: Callable[[Tensor], Tensor] = (
-            compile_per_shape(network) if compile else network
-        )
+        self._logits: Callable[..., Tensor] = self._compute_logits
+        self._loss: Callable[..., Tensor] = self._compute_loss
+        if compile:
+            self._logits = compile_per_shape(self._compute_logits)
+            self._loss = compile_per_shape(self._compute_loss)
+        # its own, so that several trainers share a GPU
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
-    def fit(
+    def train(
         self,
         images: Tensor | StoredImages,
         labels: Tensor,
         *,
         initial: torch.Generator,
         stream: torch.Generator,
-        on_epoch: Callable[[int, Tensor], None],
-    ) -> None:
-        """Train the network from a new initialisation.
+    ) -> Iterator[Tensor]:
+        """Train the network from a new initialisation, one epoch per item requested.
 
         Args:
             images: ``(n, C, H, W)`` float in [0, 1] on the device, or stored ones.
             labels: ``(n,)`` int64 on the device.
             initial: draws the parameters.
             stream: draws order, augmentation and CutMix.
-            on_epoch: called with the number of epochs done and the last loss, a tensor.
-        """
-        protocol = self.protocol
-        initialise(self.network, initial)
-        self.network.train()
-        optimizer = torch.optim.SGD(
-            self.network.parameters(),
-            protocol.lr,
-            protocol.momentum,
-            weight_decay=protocol.weight_decay,
-        )
-        milestones = [int(fraction * protocol.epochs) for fraction in protocol.milestones]
-        schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, protocol.gamma)
-        with convolutions(self.device, self.precision):
-            for epoch in range(protocol.epochs):
-                order = torch.randperm(len(images), generator=stream, device=self.device)
-                for batch in order.split(protocol.batch_size):
-                    loss = self._loss(images[batch], labels[batch], stream)
-                    optimizer.zero_grad()
-                    loss.backward()
-                    optimizer.step()
-                schedule.step()
-                on_epoch(epoch + 1, loss.detach())
 
-    def _loss(self, images: Tensor, labels: Tensor, stream: torch.Generator) -> Tensor:
+        Yields:
+            The last loss of every epoch, a tensor that later steps overwrite. On a GPU it is ready
+            after the last epoch, or once the device is synchronised.
+        """
+        protocol, count = self.protocol, len(labels)
+        milestones = [int(fraction * protocol.epochs) for fraction in protocol.milestones]
+        if self._stream is not None:
+            self._stream.wait_stream(torch.cuda.current_stream(self.device))
+        with self._on_stream():
+            initialise(self.network, initial)
+            self.network.train()
+            stored = self._prepare(images)
+            step = TrainingStep(self.network, self._loss, stored, labels, protocol, self.device)
+        for epoch in range(protocol.epochs):
+            with self._on_stream(), convolutions(self.device, self.precision):
+                passed = sum(epoch >= milestone for milestone in milestones)
+                step.set_learning_rate(protocol.lr * protocol.gamma**passed)
+                order = torch.randperm(count, generator=stream, device=self.device)
+                for rows in order.split(protocol.batch_size):
+                    step.take(rows, stream)
+            if epoch == protocol.epochs - 1:
+                self._wait_for_stream()
+            yield step.loss
+
+    def _on_stream(self) -> AbstractContextManager[object]:
+        """Queue what follows on this trainer's stream; on a CPU nothing."""
+        return contextlib.nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+
+    def _wait_for_stream(self) -> None:
+        """Let what the caller queues from now on wait for this trainer's stream."""
+        if self._stream is not None:
+            torch.cuda.current_stream(self.device).wait_stream(self._stream)
+
+    def _prepare(self, images: Tensor | StoredImages) -> Tensor | StoredImages:
+        """Decode once what fits into memory."""
+        if isinstance(images, StoredImages):
+            if images.decoded_bytes > free_bytes(self.device) * DECODED_SHARE:
+                return images
+            images = images.decode()
+        return images
+
+    def _compute_loss(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        uniforms: Tensor,
+        normals: Tensor,
+        box: Tensor,
+        order: Tensor,
+    ) -> Tensor:
         if self._imagenet:
-            images = self._normalise(augment_imagenet(images, stream))
+            images = self._normalise(augment_imagenet(images, uniforms, normals))
         else:
-            draws = draw(len(images), stream)
-            images = augment(self._normalise(images)[:, None], draws, self._operations)[:, 0]
-        images, pasted, kept = cutmix(images, labels, self.protocol.cutmix, stream)
+            images = augment(self._normalise(images)[:, None], uniforms, self._operations)[:, 0]
+        images, pasted, kept = cutmix(images, labels, self.protocol.cutmix, box, order)
         logits = self._compute_logits(images)
         loss = kept * F.cross_entropy(logits, labels)
         return loss + (1 - kept) * F.cross_entropy(logits, pasted)
@@ -110,7 +146,7 @@ class Trainer:
 
     def _compute_logits(self, images: Tensor) -> Tensor:
         with autocast(self.device, self.precision):
-            return self._forward(images.contiguous(memory_format=self._layout)).float()
+            return self.network(images.contiguous(memory_format=self._layout)).float()
 
     def embed(self, images: Tensor) -> Tensor:
         """Features ``(B, D)`` of uint8 images ``(B, C, H, W)``, in evaluation mode."""
@@ -134,4 +170,4 @@ class Trainer:
         return int(correct) / sum(test.class_sizes)
 
     def _predict(self, images: Tensor) -> Tensor:
-        return self._compute_logits(self._normalise(images.float() / 255)).argmax(1)
+        return self._logits(self._normalise(images.float() / 255)).argmax(1)

@@ -44,12 +44,14 @@ class TrainingSets:
             task: names method, network and repeat.
             trainer: of the task's network, whose features herding and k-center use.
         """
+        if self._chosen is not None and self._chosen[:2] != (task.method, task.network):
+            self._chosen = None  # before the next set is built: never two of them in memory
         if task.method == "random":
             # another choice for every network: the spread over networks includes that of the choice
             seed = derive_seed(self._seed, "coreset", 1, task.repeat)
             images = random_images(self._open_train(), self._synthetic.ipc, seed)
             return label_images(images)
-        if self._chosen is None or self._chosen[:2] != (task.method, task.network):
+        if self._chosen is None:
             self._chosen = task.method, task.network, self._choose(task.method, trainer)
         condensed = task.method in (self._settings.method, "initial")
         return label_images(self._chosen[2], self._synthetic.factor if condensed else 1)

@@ -1,6 +1,8 @@
 """The protocol: schedule, augmentation, spread over networks; baselines; the file."""
 
+import gc
 import json
+import weakref
 from pathlib import Path
 
 import pytest
@@ -84,15 +86,13 @@ def two_kinds(count: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def fit(trainer: Trainer, images, labels, seed: int = 0) -> list[float]:
-    seen: list[float] = []
-    trainer.fit(
+    training = trainer.train(
         images,
         labels,
         initial=torch.Generator().manual_seed(seed),
         stream=torch.Generator().manual_seed(seed),
-        on_epoch=lambda epoch, loss: seen.append(loss.item()),
     )
-    return seen
+    return [loss.item() for loss in training]
 
 
 def protocol(**given) -> Protocol:
@@ -119,14 +119,13 @@ def test_learning_rate_falls_at_two_thirds_and_five_sixths() -> None:
     for epochs in (4, 5, 6):
         # milestones of 6 epochs: 4 and 5
         learner = trainer(protocol(epochs=6, momentum=0.0, augment="none", cutmix=0.0))
-        snapshots = []
-        learner.fit(
+        training = learner.train(
             images,
             labels,
             initial=torch.Generator().manual_seed(0),
             stream=torch.Generator().manual_seed(0),
-            on_epoch=lambda e, loss, n=learner.network, s=snapshots: s.append(n.head.bias.clone()),
         )
+        snapshots = [learner.network.head.bias.detach().clone() for _ in training]
         moves.append((snapshots[epochs - 1] - snapshots[epochs - 2]).abs().sum().item())
     assert moves[1] < 0.5 * moves[0]
     assert moves[2] < 0.5 * moves[1]
@@ -258,9 +257,30 @@ def test_the_initialisation_is_the_one_the_run_started_from(run: Path) -> None:
 
     evaluation = Evaluation(RunFolder(run), quick(), Ranks())
     task = Task("initial", "convnet3", 0)
-    images, labels = evaluation._sets.get(task, evaluation._get_trainer("convnet3"))
+    images, labels = evaluation._sets.get(task, evaluation._runner.get_trainer("convnet3"))
     config = CondenseConfig(dataset="digits", iterations=8, device="cpu").resolve()
     expected = decode(initial_pixels(open_dataset("digits"), config), 2).flatten(0, 1)
     assert len(images) == 40
     assert torch.equal(images[torch.arange(40)], expected)
     assert labels.tolist() == [c for c in range(10) for _ in range(4)]
+
+
+def test_a_training_set_is_released_before_the_next_is_built(run: Path, monkeypatch) -> None:
+    """Of sets that may take gigabytes, one is in memory."""
+    from m3d_fast.evaluation import runner, training_sets
+
+    alive: list[weakref.ref] = []
+
+    class Watched(training_sets.StoredImages):
+        def __init__(self, pixels: torch.Tensor, factor: int = 1) -> None:
+            gc.collect()
+            assert not any(reference() is not None for reference in alive), "two sets at once"
+            super().__init__(pixels, factor)
+            alive.append(weakref.ref(self))
+
+    monkeypatch.setattr(training_sets, "StoredImages", Watched)
+    monkeypatch.setattr(runner.Runner, "count_side_by_side", lambda self, images: 1)
+    evaluate(run, quick(epochs=1, repeats=2, baselines="random,k-center"))
+    # two of every method, and one for the features of k-center
+    assert len(alive) == 9
+    assert all(reference() is None for reference in alive)

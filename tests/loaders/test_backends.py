@@ -13,9 +13,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from m3d_fast.loaders import DataError, backends
+from m3d_fast.loaders import DataError, backends, open_dataset
 from m3d_fast.loaders.backends import open_image_files
 from m3d_fast.loaders.ffcv.packed_file import PackedFile, Sidecar, default_file, index_checksum
 from m3d_fast.loaders.image_files.worker_images import FolderImages
@@ -102,6 +103,24 @@ def test_small_sets_are_decoded_without_packing_or_processes(
     monkeypatch.setattr(backends, "_SMALL", 4)
     assert not isinstance(open_folder(root), FolderImages)
     assert len(packing) == 1
+
+
+def test_a_few_images_are_taken_without_reading_or_packing_the_others(
+    root: Path, packing: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends, "_SMALL", 1)
+    read, decode = [], FolderImages.read
+
+    def count(self: FolderImages, row_batches):
+        return decode(self, (read.append(rows.tolist()) or rows for rows in row_batches))
+
+    monkeypatch.setattr(FolderImages, "read", count)
+    real = open_dataset("folder", root, size=SIZE, sparse=True, workers=0)
+    assert (packing, read) == ([], []), "nothing is packed or read on opening"
+    taken = list(real.take_each([1, 0], [[1], [0]]))
+    assert read == [[3], [0]]
+    everything = next(iter(real.ordered(4)))[0]
+    assert torch.equal(torch.cat(taken), everything[[3, 0]])
 
 
 def test_training_images_are_packed_once(root: Path, packing: list, caplog) -> None:

@@ -1,0 +1,185 @@
+"""Training and testing the networks of tasks in this process."""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..common.files import lock_file
+from ..common.seeds import generator
+from ..loaders import RealImages
+from ..networks import build_network
+from ..presets import Protocol
+from ..synthetic import StoredImages
+from .results import Outcome, Task
+from .trainer import Trainer
+
+# pixels per step, over all networks, from which one more beside them gains nothing: 500 images of
+# 32 px. An estimate, not measured on a GPU
+SATURATING_PIXELS = 500 * 32**2
+MOST_SIDE_BY_SIDE = 8
+
+TEST_WORK = 1 / 3  # of a test image, in training images: it has no backward pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What the networks of an evaluation have in common; it can be sent to another process.
+
+    Attributes:
+        protocol: of the training.
+        image_shape: ``(C, H, W)``.
+        num_classes: outputs of a network.
+        mean, std: per channel, pixels in [0, 1].
+        device: where to train.
+        precision: "bf16", "tf32" or "fp32".
+        compile: whether to torch.compile the networks.
+        seed: of the evaluation.
+        lock: a file that processes lock while they compile, so that one does it for all.
+    """
+
+    protocol: Protocol
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    device: torch.device
+    precision: str
+    compile: bool
+    seed: int
+    lock: Path
+
+    def count_work(self, training_images: int, test_images: int) -> int:
+        """The work of one network, in training images."""
+        return int(training_images * self.protocol.epochs + test_images * TEST_WORK)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A task with its training set.
+
+    Attributes:
+        task: names the network.
+        images: on the device.
+        labels: int64 ``(n,)``, on the device.
+        seconds: in which the set was built.
+    """
+
+    task: Task
+    images: StoredImages
+    labels: Tensor
+    seconds: float
+
+
+class Runner:
+    """Trains and tests networks, on a CPU one at a time and in one thread.
+
+    The results of a CPU therefore depend neither on its cores nor on the number of processes.
+
+    Args:
+        setup: of the evaluation.
+        test: the test images.
+    """
+
+    def __init__(self, setup: Setup, test: RealImages) -> None:
+        self._setup, self._test = setup, test
+        self._trainers: dict[tuple[str, int], Trainer] = {}
+        self._compiled = set[tuple[Trainer, str]]()
+
+    def count_side_by_side(self, images: int) -> int:
+        """Networks that share the device, given the images of a training set."""
+        setup = self._setup
+        if setup.device.type == "cpu":
+            return 1
+        side = setup.image_shape[-1]
+        pixels = min(images, setup.protocol.batch_size) * side**2
+        return max(1, min(MOST_SIDE_BY_SIDE, SATURATING_PIXELS // pixels))
+
+    def get_trainer(self, network: str, place: int = 0) -> Trainer:
+        """The trainer of a network; several places hold trainers that run side by side."""
+        if (network, place) not in self._trainers:
+            setup = self._setup
+            channels, side = setup.image_shape[0], setup.image_shape[-1]
+            self._trainers[network, place] = Trainer(
+                build_network(network, channels, side, setup.num_classes),
+                setup.protocol,
+                setup.mean,
+                setup.std,
+                device=setup.device,
+                precision=setup.precision,
+                compile=setup.compile,
+            )
+        return self._trainers[network, place]
+
+    def run(self, jobs: Sequence[Job], report: Callable[[int], None]) -> list[Outcome]:
+        """Train the networks of ``jobs`` side by side, then test each.
+
+        Args:
+            jobs: as many as :meth:`count_side_by_side`, or fewer.
+            report: called with the work done since the last call, in training images.
+        """
+        start = time.perf_counter()
+        trainers = [self.get_trainer(job.task.network, i) for i, job in enumerate(jobs)]
+        trainings = [self._begin(t, job) for t, job in zip(trainers, jobs, strict=True)]
+        with _in_one_thread(self._setup.device):
+            for _ in range(self._setup.protocol.epochs):
+                for trainer, training in zip(trainers, trainings, strict=True):
+                    with self._compile_alone(trainer, "train"):
+                        next(training)
+                report(sum(len(job.labels) for job in jobs))
+            accuracies = [self._test_network(trainer, report) for trainer in trainers]
+        seconds = (time.perf_counter() - start) / len(jobs)
+        return [
+            Outcome(job.task, accuracy, job.seconds + seconds, len(job.labels))
+            for job, accuracy in zip(jobs, accuracies, strict=True)
+        ]
+
+    def _begin(self, trainer: Trainer, job: Job) -> Iterator[Tensor]:
+        seed, repeat, device = self._setup.seed, job.task.repeat, self._setup.device
+        return trainer.train(
+            job.images,
+            job.labels,
+            initial=generator(seed, "evaluation-network", 0, repeat, device=device),
+            stream=generator(seed, "evaluation-training", 0, repeat, device=device),
+        )
+
+    def _test_network(self, trainer: Trainer, report: Callable[[int], None]) -> float:
+        with self._compile_alone(trainer, "test"):
+            accuracy = trainer.measure_accuracy(self._test)
+        report(self._setup.count_work(0, sum(self._test.class_sizes)))
+        return accuracy
+
+    def _compile_alone(self, trainer: Trainer, what: str) -> AbstractContextManager[object]:
+        """Within the first of these blocks no other process compiles: it finds the results."""
+        if not self._setup.compile or (trainer, what) in self._compiled:
+            return contextlib.nullcontext()
+        self._compiled.add((trainer, what))
+        return _lock(self._setup.lock)
+
+
+@contextlib.contextmanager
+def _lock(file: Path) -> Iterator[None]:
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        lock_file(descriptor, wait=True)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _in_one_thread(device: torch.device) -> Iterator[None]:
+    """Train in one thread on a CPU: steps of some 40 images gain nothing from a second one."""
+    threads = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,134 @@
+"""One training step of an evaluation network: fixed buffers, no wait for the device."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim.sgd import sgd
+
+from ..augment import CUTMIX_UNIFORMS, IMAGENET_NORMALS, IMAGENET_UNIFORMS, UNIFORMS
+from ..engine.cuda_graph import CudaGraphRunner
+from ..presets import Protocol
+from ..synthetic import StoredImages
+
+
+class Draws(NamedTuple):
+    """The random numbers of one batch of ``B`` images.
+
+    Attributes:
+        uniforms: of the augmentation, ``(B, UNIFORMS)`` or ``(B, IMAGENET_UNIFORMS)``.
+        normals: of ImageNet's lighting noise, ``(B, IMAGENET_NORMALS)``; ``(B, 0)`` otherwise.
+        box: uniform numbers of CutMix, ``(CUTMIX_UNIFORMS,)``.
+        order: the images whose boxes CutMix pastes, int64 ``(B,)``.
+    """
+
+    uniforms: Tensor
+    normals: Tensor
+    box: Tensor
+    order: Tensor
+
+    @classmethod
+    def allocate(cls, count: int, device: torch.device, *, imagenet: bool) -> "Draws":
+        """Buffers for batches of up to ``count`` images."""
+        return cls(
+            torch.empty(count, IMAGENET_UNIFORMS if imagenet else UNIFORMS, device=device),
+            torch.empty(count, IMAGENET_NORMALS if imagenet else 0, device=device),
+            torch.empty(CUTMIX_UNIFORMS, device=device),
+            torch.empty(count, dtype=torch.int64, device=device),
+        )
+
+    def of_batch(self, count: int) -> "Draws":
+        """Views of the first ``count`` images."""
+        return Draws(self.uniforms[:count], self.normals[:count], self.box, self.order[:count])
+
+    def draw(self, stream: torch.Generator) -> None:
+        """Fill the buffers from ``stream``; this order is part of a seed's meaning."""
+        torch.rand(self.uniforms.shape, generator=stream, out=self.uniforms)
+        if self.normals.shape[1]:
+            torch.randn(self.normals.shape, generator=stream, out=self.normals)
+        torch.rand(self.box.shape, generator=stream, out=self.box)
+        torch.randperm(len(self.order), generator=stream, out=self.order)
+
+
+class TrainingStep:
+    """Steps of SGD on batches of one training set, at fixed addresses.
+
+    On a GPU a step is captured as a CUDA graph, once for full batches and once for the last one
+    of an epoch where it is smaller: padding it would change the statistics of a batch norm.
+    The numbers are drawn before, outside the graph.
+
+    Args:
+        network: whose parameters are trained.
+        loss: of images ``(B, C, H, W)``, labels ``(B,)`` and the fields of :class:`Draws`.
+        images: ``(n, C, H, W)``, or something that is indexed like it.
+        labels: ``(n,)`` int64.
+        protocol: batch size, momentum and weight decay.
+        device: where all of them are.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: Callable[..., Tensor],
+        images: Tensor | StoredImages,
+        labels: Tensor,
+        protocol: Protocol,
+        device: torch.device,
+    ) -> None:
+        self._loss, self._images, self._labels = loss, images, labels
+        self._protocol, self._parameters = protocol, list(network.parameters())
+        self._momentum: list[Tensor | None] = [torch.zeros_like(p) for p in self._parameters]
+        count = min(protocol.batch_size, len(labels))
+        imagenet = protocol.augment == "imagenet"
+        self._draws = Draws.allocate(count, device, imagenet=imagenet)
+        self._rows = torch.empty(count, dtype=torch.int64, device=device)
+        # on the device: a graph keeps the numbers of the host as they were when it was captured
+        self._lr = torch.tensor(protocol.lr, device=device)
+        self.loss = torch.zeros((), device=device)
+        self._run: Callable[[int], None] = self._step
+        if device.type == "cuda":
+            updated = [*self._parameters, *self._momentum, *network.buffers()]
+            self._run = CudaGraphRunner(self._step, [t for t in updated if t is not None], device)
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Take ``rate`` from the next step on."""
+        self._lr.fill_(rate)
+
+    def take(self, rows: Tensor, stream: torch.Generator) -> None:
+        """Train on the images ``rows``, at most a batch; ``loss`` holds its loss afterwards.
+
+        Args:
+            rows: int64 ``(B,)`` on the device.
+            stream: draws augmentation and CutMix.
+        """
+        count = len(rows)
+        self._rows[:count].copy_(rows)
+        self._draws.of_batch(count).draw(stream)
+        self._run(count)
+
+    def _step(self, count: int) -> None:
+        rows, draws = self._rows[:count], self._draws.of_batch(count)
+        for parameter in self._parameters:
+            parameter.grad = None
+        loss = self._loss(self._images[rows], self._labels[rows], *draws)
+        # not autograd.grad: this gives gradients the layout of their parameters, as sgd expects
+        loss.backward()
+        self.loss.copy_(loss.detach())
+        with torch.no_grad():
+            self._update()
+
+    def _update(self) -> None:
+        pairs = [(p, p.grad) for p in self._parameters]
+        sgd(
+            [p for p, grad in pairs if grad is not None],
+            [grad for _, grad in pairs if grad is not None],
+            [m for m, (_, grad) in zip(self._momentum, pairs, strict=True) if grad is not None],
+            fused=True,  # one kernel, which reads the learning rate on the device
+            weight_decay=self._protocol.weight_decay,
+            momentum=self._protocol.momentum,
+            lr=self._lr,
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+        )

@@ -1,0 +1,224 @@
+"""The training step: a plain implementation of it, operations, waits for the device, graphs."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from m3d_fast.augment import augment, augment_imagenet, parse_strategy
+from m3d_fast.evaluation import trainer as trainer_module
+from m3d_fast.evaluation import training_step
+from m3d_fast.evaluation.trainer import Trainer
+from m3d_fast.evaluation.training_step import TrainingStep
+from m3d_fast.networks import build_network, initialise
+from m3d_fast.presets import Protocol, protocol_for
+from m3d_fast.synthetic import StoredImages
+
+CPU = torch.device("cpu")
+# operations that make the host wait for a device
+WAITS = {"_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "equal"}
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def build(protocol: Protocol, network: str, size: int, channels: int) -> Trainer:
+    return Trainer(
+        build_network(network, channels, size, 4),
+        protocol,
+        (0.4,) * channels,
+        (0.3,) * channels,
+        device=CPU,
+        precision="fp32",
+        compile=False,
+    )
+
+
+def mix(images: Tensor, u: list[float], order: Tensor, probability: float) -> tuple[Tensor, float]:
+    """CutMix pixel by pixel, and the share that is kept."""
+    mixed, half, pasted = images.clone(), (1 - u[1]) ** 0.5 / 2, 0
+    height, width = images.shape[-2:]
+    for row in range(height):
+        for column in range(width):
+            inside = abs((row + 0.5) / height - u[2]) < half
+            if inside and abs((column + 0.5) / width - u[3]) < half and u[0] < probability:
+                mixed[:, :, row, column] = images[order, :, row, column]
+                pasted += 1
+    return mixed, 1 - pasted / (height * width)
+
+
+def train_plainly(trainer: Trainer, images: Tensor, labels: Tensor, initial, stream) -> list[float]:
+    """The protocol, written with torch.optim; on the CPU, in float32."""
+    protocol, network, losses = trainer.protocol, trainer.network, []
+    imagenet = protocol.augment == "imagenet"
+    initialise(network, initial)
+    network.train()
+    optimizer = torch.optim.SGD(
+        network.parameters(), protocol.lr, protocol.momentum, weight_decay=protocol.weight_decay
+    )
+    milestones = [int(part * protocol.epochs) for part in protocol.milestones]
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, protocol.gamma)
+    for _ in range(protocol.epochs):
+        for rows in torch.randperm(len(images), generator=stream).split(protocol.batch_size):
+            batch, count = images[rows], len(rows)
+            uniforms = torch.rand(count, 8 if imagenet else 12, generator=stream)
+            if imagenet:
+                normals = torch.randn(count, 3, generator=stream)
+                batch = (augment_imagenet(batch, uniforms, normals) - 0.4) / 0.3
+            else:
+                operations = parse_strategy(protocol.augment)
+                batch = augment(((batch - 0.4) / 0.3)[:, None], uniforms, operations)[:, 0]
+            u = torch.rand(4, generator=stream).tolist()
+            order = torch.randperm(count, generator=stream)
+            batch, kept = mix(batch, u, order, protocol.cutmix)
+            logits = network(batch)
+            loss = kept * F.cross_entropy(logits, labels[rows])
+            loss = loss + (1 - kept) * F.cross_entropy(logits, labels[rows][order])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+    return losses
+
+
+CASES = {
+    "small": ("fashionmnist", 16, 1, "convnet3", 2),
+    "imagenet": ("imagenet10", 24, 3, "convnet3", 3),
+    "batch-norm": ("cifar10", 16, 3, "resnet10", 2),
+}
+
+
+def protocol_of(dataset: str, **given) -> Protocol:
+    size = 224 if dataset.startswith("imagenet") else 28
+    fixed = {"epochs": 6, "batch_size": 6, "cutmix": 1.0}
+    return replace(protocol_for(dataset, size, 9, 10), **(fixed | given))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_training_is_that_of_a_plain_implementation(case: str) -> None:
+    """Over both milestones, with a last batch that is smaller than the others."""
+    dataset, size, channels, network, factor = CASES[case]
+    trainer = build(protocol_of(dataset), network, size, channels)
+    stored = StoredImages(torch.rand(4, channels, size, size), factor)
+    labels = torch.arange(4).repeat_interleave(factor**2)
+    training = trainer.train(stored, labels, initial=seeded(1), stream=seeded(2))
+    losses = [loss.item() for loss in training]
+    found = [p.detach().clone() for p in trainer.network.parameters()]
+    expected = train_plainly(trainer, stored.decode(), labels, seeded(1), seeded(2))
+    torch.testing.assert_close(losses, expected, atol=1e-3, rtol=0)
+    for ours, theirs in zip(found, trainer.network.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs.detach(), atol=1e-3, rtol=0)
+
+
+def test_a_set_too_large_to_decode_trains_the_same_network(monkeypatch) -> None:
+    trainer = build(protocol_of("fashionmnist"), "convnet3", 16, 1)
+    stored, labels = StoredImages(torch.rand(4, 1, 16, 16), 2), torch.arange(16) % 4
+
+    def train() -> list[float]:
+        training = trainer.train(stored, labels, initial=seeded(1), stream=seeded(2))
+        return [loss.item() for loss in training]
+
+    at_once = train()
+    monkeypatch.setattr(trainer_module, "DECODED_SHARE", 0)
+    assert trainer._prepare(stored) is stored
+    assert train() == at_once
+
+
+class Operations(TorchDispatchMode):
+    """Counts what would be launched, and refuses what would wait for a device."""
+
+    VIEWS = (
+        *("view", "_unsafe_view", "expand", "slice", "select", "unsqueeze", "squeeze", "t"),
+        *("transpose", "permute", "detach", "alias", "unbind", "split", "split_with_sizes"),
+        *("as_strided", "empty", "empty_like", "new_empty_strided"),
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts = Counter[str]()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func._schema.name.split("::")[1]
+        assert name not in WAITS, f"{name} waits for the device"
+        assert name != "lift_fresh", "a constant comes from the host"
+        if name not in self.VIEWS:
+            self.counts[name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+# counted: 121 to 130 and 136 to 150, with the network's own forward and backward
+@pytest.mark.parametrize(("case", "most"), [("small", 140), ("imagenet", 170)])
+@pytest.mark.parametrize("decoded", [True, False])
+def test_a_step_does_not_wait_and_has_few_operations(
+    case: str, most: int, decoded: bool, monkeypatch
+) -> None:
+    dataset, size, channels, network, factor = CASES[case]
+    trainer = build(protocol_of(dataset), network, size, channels)
+    if not decoded:
+        monkeypatch.setattr(trainer_module, "DECODED_SHARE", 0)
+    stored = trainer._prepare(StoredImages(torch.rand(4, channels, size, size), factor))
+    labels = torch.arange(4).repeat_interleave(factor**2)
+    step = TrainingStep(
+        trainer.network, trainer._loss, stored, labels, trainer.protocol, trainer.device
+    )
+    step.take(torch.arange(6), seeded(0))
+    with Operations() as operations:
+        step.take(torch.arange(6), seeded(0))
+    assert sum(operations.counts.values()) <= most, operations.counts
+
+
+class Graphs:
+    """A stand-in for ``CudaGraphRunner``: a graph runs with what its capture saw of the host."""
+
+    def __init__(self, function, updated, device) -> None:
+        self.function, self.updated, self.keys = function, updated, []
+        Graphs.last = self
+
+    def __call__(self, *key: object) -> None:
+        if key not in self.keys:
+            self.keys.append(key)
+            before = [tensor.detach().clone() for tensor in self.updated]
+            for _ in range(3):  # warm-up and capture
+                self.function(*key)
+            with torch.no_grad():
+                for tensor, value in zip(self.updated, before, strict=True):
+                    tensor.copy_(value)
+        self.function(*key)
+
+
+@pytest.mark.parametrize("network", ["convnet3", "resnet10"])
+def test_a_captured_step_trains_the_same_network(network: str, monkeypatch) -> None:
+    """Warm-up and capture leave weights, momentum and batch norms as they were."""
+    trainer = build(protocol_of("fashionmnist"), network, 16, 1)
+    images, labels = torch.rand(16, 1, 16, 16), torch.arange(16) % 4
+
+    def train(captured: bool) -> list[Tensor]:
+        initialise(trainer.network, seeded(1))
+        device = CPU if not captured else torch.device("cuda")
+        with monkeypatch.context() as patch:
+            if captured:
+                patch.setattr(training_step, "CudaGraphRunner", Graphs)
+                for name in ("empty", "zeros", "tensor"):
+                    function = getattr(torch, name)
+                    patch.setattr(
+                        torch, name, lambda *a, _f=function, **k: _f(*a, **(k | {"device": CPU}))
+                    )
+            step = TrainingStep(
+                trainer.network, trainer._loss, images, labels, trainer.protocol, device
+            )
+        stream = seeded(2)
+        for rate in (0.1, 0.02):
+            step.set_learning_rate(rate)
+            for rows in torch.randperm(16, generator=stream).split(6):
+                step.take(rows, stream)
+        return [t.detach().clone() for t in trainer.network.state_dict().values()]
+
+    plain, captured = train(False), train(True)
+    assert all(torch.equal(*pair) for pair in zip(plain, captured, strict=True))
+    assert Graphs.last.keys == [(6,), (4,)], "one graph for full batches, one for the last"
