@@ -110,7 +110,7 @@ class Comparison:
         if entry.steps:
             rates = {"lr_img": self._rates[0]} if self._rates else {}
             rates |= {} if rate is None else {"lr_img": rate}
-            settings = rates | entry.settings
+            settings: dict[str, Any] = {**rates, **entry.settings}
         else:
             settings = dict.fromkeys((*STEPS, *AS_THEY_ARE))
         settings |= {

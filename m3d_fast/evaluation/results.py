@@ -24,12 +24,21 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of a task: accuracy as a fraction of 1, seconds, size of the training set."""
+    """The result of a task.
+
+    Attributes:
+        task: what was trained.
+        accuracy: fraction of 1.
+        seconds: of building the set, training and testing.
+        training_images: size of the training set.
+        epochs: passes over it.
+    """
 
     task: Task
     accuracy: float
     seconds: float
     training_images: int
+    epochs: int
 
 
 class Results:
@@ -58,6 +67,14 @@ class Results:
             self.file.rename(kept)
             log.info("an evaluation under another protocol is kept as %s", kept)
 
+    def drop_others(self, method: str, epochs: int) -> None:
+        """Drop the results of a method after another number of epochs."""
+        self.content["results"] = [
+            result
+            for result in self.content["results"]
+            if result["method"] != method or result["epochs"] == epochs
+        ]
+
     def find_missing(
         self, methods: tuple[str, ...], networks: tuple[str, ...], repeats: int
     ) -> list[Task]:
@@ -80,6 +97,7 @@ class Results:
         result["std"] = statistics.stdev(accuracies) if len(accuracies) > 1 else None
         result["seconds"] += outcome.seconds
         result["training_images"] = outcome.training_images
+        result["epochs"] = outcome.epochs
 
     def save(self) -> None:
         """Write the file."""
@@ -87,10 +105,11 @@ class Results:
 
     def log_completed(self, outcomes: list[Outcome], repeats: int) -> None:
         """Log the accuracy of every method and network that these outcomes complete."""
+        split = self.content["protocol"]["split"]
         for task in (outcome.task for outcome in outcomes):
             if task.repeat == repeats - 1:
                 accuracy = format_percent(self._find_or_add(task))
-                log.info("%s, %s: test accuracy %s %%", task.method, task.network, accuracy)
+                log.info("%s, %s: %s accuracy %s %%", task.method, task.network, split, accuracy)
 
     def _find_or_add(self, task: Task) -> dict[str, Any]:
         for result in self.content["results"]:
@@ -102,8 +121,9 @@ class Results:
 
 
 def table(content: dict[str, Any]) -> str:
-    """The results as text: test accuracy in percent, seconds to condense and to evaluate."""
-    rows = [("method", "network", "test accuracy (%)", "networks", "condense (s)", "evaluate (s)")]
+    """The results as text: accuracy in percent, seconds to condense and to evaluate."""
+    accuracy = f"{content['protocol']['split']} accuracy (%)"
+    rows = [("method", "network", accuracy, "networks", "condense (s)", "evaluate (s)")]
     for result in content["results"]:
         condensed = result["method"] == content["method"]
         rows.append(
