@@ -10,8 +10,7 @@ from tests.helpers.sources import ROOT, module_files
 FLOORS = (
     ("condense", "evaluate", "compare"),
     ("construction", "comparison"),
-    ("evaluation",),
-    ("engine",),
+    ("engine", "evaluation"),
     ("run", "initial"),
     ("config",),
     ("condense_settings",),

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from ..augment import draw, parse_strategy
+from ..common.cuda_graph import CudaGraphRunner
 from ..common.errors import UserError
 from ..common.hardware import free_bytes
 from ..common.seeds import generator
@@ -26,7 +27,6 @@ from .chunking import (
     find_largest_chunk,
     split_evenly,
 )
-from .cuda_graph import CudaGraphRunner
 from .embedding import Embedder
 from .network_sources import RandomNetworks
 from .pixel_store import DevicePixels, HostPixels, PixelState, fits_on_device, state_bytes

@@ -1,6 +1,7 @@
 """One training step of an evaluation network: fixed buffers, no wait for the device."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim.sgd import sgd
 
 from ..augment import CUTMIX_UNIFORMS, IMAGENET_NORMALS, IMAGENET_UNIFORMS, UNIFORMS
-from ..engine.cuda_graph import CudaGraphRunner
+from ..common.cuda_graph import CudaGraphRunner
 from ..presets import Protocol
 from ..synthetic import StoredImages
 
@@ -86,10 +87,10 @@ class TrainingStep:
         # on the device: a graph keeps the numbers of the host as they were when it was captured
         self._lr = torch.tensor(protocol.lr, device=device)
         self.loss = torch.zeros((), device=device)
-        self._run: Callable[[int], None] = self._step
-        if device.type == "cuda":
-            updated = [*self._parameters, *self._momentum, *network.buffers()]
-            self._run = CudaGraphRunner(self._step, [t for t in updated if t is not None], device)
+        self._device = device
+        updated = [*self._parameters, *self._momentum, *network.buffers()]
+        self._updated = [tensor for tensor in updated if tensor is not None]
+        self._graphs: dict[int, CudaGraphRunner] = {}  # by images
 
     def set_learning_rate(self, rate: float) -> None:
         """Take ``rate`` from the next step on."""
@@ -105,7 +106,14 @@ class TrainingStep:
         count = len(rows)
         self._rows[:count].copy_(rows)
         self._draws.of_batch(count).draw(stream)
-        self._run(count)
+        if self._device.type != "cuda":
+            self._step(count)
+            return
+        if count not in self._graphs:
+            self._graphs[count] = CudaGraphRunner(
+                partial(self._step, count), self._updated, self._device
+            )
+        self._graphs[count]()
 
     def _step(self, count: int) -> None:
         rows, draws = self._rows[:count], self._draws.of_batch(count)

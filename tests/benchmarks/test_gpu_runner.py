@@ -268,6 +268,7 @@ def test_every_test_that_needs_a_gpu_is_run():
     tests = job_list.list_tests(FAMILY_NAMES)
     assert tests["gpu_tests"][2:] == [
         "tests/engine/test_condenser.py",
+        "tests/kernels/test_permutations.py",
         "tests/loaders/streaming/test_streamed.py",
     ]
     assert (job_list.ROOT / job_list.COMPILER_TESTS).exists(), "the ignored file is of that name"

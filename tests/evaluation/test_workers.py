@@ -88,7 +88,7 @@ def test_a_process_that_is_killed_is_named_and_the_others_end(tmp_path: Path) ->
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_an_evaluation_by_processes_is_that_of_one(finished: Path, tmp_path, monkeypatch, count):
-    """Compiled: one process compiles, the others find what it left."""
+    """Accuracies and their order do not depend on the number of processes."""
     config = EvaluateConfig(epochs=2, repeats=2, baselines="random,herding", device="cpu")
     results = []
     for folder, number in (("alone", 1), ("together", count)):

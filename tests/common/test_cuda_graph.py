@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from m3d_fast.engine.cuda_graph import WARM_UPS, CudaGraphRunner
+from m3d_fast.common.cuda_graph import WARM_UPS, CudaGraphRunner
 
 
 class Graph:
