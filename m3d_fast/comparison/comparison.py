@@ -11,16 +11,15 @@ import torch
 from ..common.checks import check_name, check_positive
 from ..common.errors import UserError
 from ..common.files import read_json
-from ..condense_settings import CondenseSettings
 from ..config import AS_THEY_ARE, STEPS, CondenseConfig, ResolvedConfig
-from ..evaluation.config import EvaluateConfig
+from ..engine.loop import check_class_sizes
+from ..evaluation.config import TEST_SPLITS, EvaluateConfig
 from ..evaluation.evaluator import evaluate
-from ..loaders import file_name
+from ..loaders import file_name, open_dataset
 from ..networks import check_network
 from ..presets import protocol_for
 from ..run.environment import describe_environment
 from ..run.folder import RunFolder
-from ..settings import defaults_of
 from ..synthetic import SyntheticSet
 from .config import HOLD_OUT, METHODS, CompareConfig
 from .entries import WHOLE, Entry, parse_entries
@@ -69,23 +68,22 @@ class Comparison:
         config.check()
         self._config, self._rates = config, config.lr_img or ()
         self._entries = parse_entries(config.methods or METHODS)
-        defaults = defaults_of(CondenseSettings)
-        given = {n: v for n, v in vars(config.condense).items() if v is not None}
-        known = defaults | given
-        name = f"compare-{file_name(known['dataset'] or '')}-ipc{known['ipc']}-seed{known['seed']}"
-        self.out = Path(config.out or f"runs/{name}")
         self._runs = [entry for entry in self._entries if entry.method != WHOLE]
+        self.out = Path(config.out or ".")  # for the name of the default, settings are completed
+        first = self._configure(self._runs[0]).resolve()
+        name = f"compare-{file_name(first.dataset)}-ipc{first.ipc}-seed{first.seed}"
+        self.out = Path(config.out or f"runs/{name}")
         resolved = [self._configure(entry).resolve() for entry in self._runs]
         for entry, settings in zip(self._runs, resolved, strict=True):
             if not self._is_searched(entry):
                 RunFolder(settings.out).check(settings, resume=True)
         self._evaluate = self._choose_evaluation(resolved)
         self._content: dict[str, Any] = {
-            "dataset": resolved[0].dataset,
-            "ipc": resolved[0].ipc,
+            "dataset": first.dataset,
+            "ipc": first.ipc,
             "split": self._evaluate.split,
             "methods": [entry.label for entry in self._entries],
-            "settings": given,
+            "settings": {n: v for n, v in config.condense.as_dict().items() if v is not None},
             "environment": describe_environment(),
             "protocol": None,
             "results": [],
@@ -130,17 +128,32 @@ class Comparison:
         names = [name.strip() for name in (config.networks or first.network).split(",")]
         for name in names:
             check_network(name)
-        for name in ("epochs", "repeats"):
+        for name in ("epochs", "repeats", "whole_epochs"):
             if getattr(config, name) is not None:
                 check_positive(name, getattr(config, name))
-        check_name("split", config.split, ("test", "held-out"))
+        check_name("split", config.split, TEST_SPLITS)
         if config.split == "held-out" and not first.hold_out:
             raise UserError("split held-out: no image is held out; give a share with --hold-out")
+        classes = self._count_classes(first)
         largest = max(run.decoded_per_class for run in runs)
-        # the number of classes matters from 100 on; a user's own folder says it later
-        classes = _count_classes(first.dataset)
         epochs = config.epochs or protocol_for(first.dataset, first.size, largest, classes).epochs
         return replace(config, networks=",".join(names), epochs=epochs, initial=False)
+
+    def _count_classes(self, settings: ResolvedConfig) -> int:
+        """Classes of the data set, which is opened: what is wrong with it is said now, and once."""
+        searched = any(self._is_searched(entry) for entry in self._runs)
+        real = open_dataset(
+            settings.dataset,
+            settings.data_root,
+            size=settings.size,
+            loader=settings.loader,
+            cache=settings.cache,
+            workers=settings.workers,
+            hold_out=settings.hold_out or (HOLD_OUT if searched else 0.0),
+            sparse=True,
+        )
+        check_class_sizes(settings, real)
+        return real.num_classes
 
     def _condense(self, entry: Entry, config: CondenseConfig) -> None:
         """Run what is missing of an entry's condensed set."""
@@ -187,6 +200,8 @@ class Comparison:
             else:
                 continue
             self._content["results"].append(row)
+        labels = self._content["methods"]
+        self._content["results"].sort(key=lambda row: labels.index(row["method"]))
 
     def _search(self, entry: Entry) -> float:
         """The best learning rate of an entry on held-out images, after short runs."""
@@ -211,6 +226,7 @@ class Comparison:
             results = self._measure(config, evaluation)["results"]
             figures.append({"lr_img": rate, "run": config.out, "results": results})
             self._content["searches"][entry.label] = figures
+            save(self._content, self.out)
         best = max(figures, key=_mean_over_networks)
         log.info("%s: learning rate %g is best on held-out images", entry.label, best["lr_img"])
         return float(best["lr_img"])
@@ -223,9 +239,3 @@ def _mean_over_networks(figure: dict[str, Any]) -> float:
 def _read_pretraining(run: RunFolder) -> float:
     """Seconds in which the networks of a run were trained before its iterations."""
     return float(read_json(run.config_file).get("pretraining_seconds", 0.0))
-
-
-def _count_classes(dataset: str) -> int:
-    from ..loaders import dataset_info
-
-    return dataset_info(dataset).num_classes or 0

@@ -13,7 +13,7 @@ METHODS = "random,herding,dm,m3d"
 HOLD_OUT = 0.1  # share held out where learning rates are tried, unless given
 
 
-def _numbers(text: str) -> tuple[float, ...]:
+def numbers_by_commas(text: str) -> tuple[float, ...]:
     return tuple(float(part) for part in text.split(","))
 
 
@@ -39,7 +39,7 @@ class CompareSettings:
         metavar="F,...",
         help="learning rate of the images; of several each method takes the one that is best on "
         "held-out images after short runs [each method's own]",
-        parse=_numbers,
+        parse=numbers_by_commas,
     )
 
 

@@ -91,7 +91,7 @@ def _read_entry(label: str, name: str, given: str) -> Entry:
         elif not (known or kinds):
             raise UserError(f"methods: {name} has no options, got {option}")
         else:
-            check_name(f"option or setting of {name}", option, (*known, *kinds))
+            check_name(f"option or setting of {name}", option, dict.fromkeys((*known, *kinds)))
     return Entry(label, name, options, settings)
 
 

@@ -17,8 +17,9 @@ def save(content: Mapping[str, Any], folder: Path) -> None:
         UserError: if they cannot be written.
     """
     write_json(folder / FILE, content)
-    with replace_atomically(folder / PICTURE) as temporary:
-        save_bars(content, temporary)
+    if content["results"]:
+        with replace_atomically(folder / PICTURE) as temporary:
+            save_bars(content, temporary)
 
 
 def table(content: Mapping[str, Any]) -> str:
@@ -85,7 +86,7 @@ def save_bars(content: Mapping[str, Any], path: Path) -> None:
     axes.set_xticks([place + middle for place in range(len(methods))], methods)
     axes.tick_params("x", rotation=30 if len(methods) > 6 else 0)
     axes.set_ylabel(f"{content['split']} accuracy (%)")
-    axes.set_title(f"{content['dataset']}, {content['ipc']} images per class")
+    axes.set_title(f"{content['dataset']}, ipc {content['ipc']}")
     if len(networks) > 1:
         axes.legend()
     figure.savefig(path, format="png", dpi=120)

@@ -79,12 +79,17 @@ def open_training_images(config: ResolvedConfig, ranks: Ranks) -> RealImages:
         hold_out=config.hold_out,
         classes=None if known is None else ranks.select_classes(known),
     )
+    check_class_sizes(config, real)
+    return real
+
+
+def check_class_sizes(config: ResolvedConfig, real: RealImages) -> None:
+    """Raise UserError if a class has fewer images than ``config.ipc``."""
     smallest = min(real.class_sizes)
     if config.ipc > smallest:
         raise UserError(
             f"ipc: expected at most the {smallest} images of the smallest class, got {config.ipc}"
         )
-    return real
 
 
 class Condensation:
