@@ -14,6 +14,7 @@ HOLD_OUT = 0.1  # share held out where learning rates are tried, unless given
 
 
 def numbers_by_commas(text: str) -> tuple[float, ...]:
+    """The numbers of ``F,F,...``."""
     return tuple(float(part) for part in text.split(","))
 
 
