@@ -21,13 +21,13 @@ from .readers.resizing import resize_images
 from .readers.torchvision_sets import read_cifar, read_svhn
 from .registry import dataset_info
 from .resources import check_free_memory
+from .splits import TEST, SplitBackEnd, check_split, file_split, select_images
 from .streaming.resident import Cache
 from .streaming.streamed import StreamedImages
 
 log = logging.getLogger("m3d_fast")
 
 CACHES: tuple[str, ...] = get_args(Cache)
-SPLITS = ("train", "test")
 
 _SMALLEST_SIDE = 8
 _IMAGE_FILES = ("folder", "imagenet", "tinyimagenet")  # kinds
@@ -45,6 +45,7 @@ def open_dataset(
     loader: str = "auto",
     workers: int | None = None,
     classes: Sequence[int] | None = None,
+    hold_out: float = 0.0,
     sparse: bool = False,
 ) -> RealImages:
     """Open one split of a data set.
@@ -57,7 +58,7 @@ def open_dataset(
         name: a key of ``DATASETS``, or "custom:FILE" for the classes of ImageNet listed in FILE.
         root: the data set's folder, or a packed ``.beton`` file; None where it is bundled,
             packaged or downloaded.
-        split: "train" or "test".
+        split: "train", "held-out" or "test".
         size: side of the square images in pixels, at least 8; None for the set's own.
         device: where the images are served.
         seed: of the class-wise sampling.
@@ -65,6 +66,8 @@ def open_dataset(
         loader: how image files are read: "ffcv", "folder" or "auto".
         workers: threads or processes that decode; None for one per core.
         classes: those that will be drawn, the only ones kept in memory; None for all.
+        hold_out: share of every class, from 0 to below 1, that leaves the training images and
+            becomes "held-out". The choice depends on nothing but the class and its size.
         sparse: only some images will be read, or all of them once: image files are neither packed
             nor kept in memory, whatever ``cache``.
 
@@ -73,15 +76,23 @@ def open_dataset(
             large.
     """
     info, side = dataset_info(name), image_side(name, size)
-    check_name("split", split, SPLITS, DataError)
+    check_split(split, hold_out)
     check_name("cache", cache, CACHES, DataError)
     check_name("loader", loader, LOADERS, DataError)
     target, folder = _check_device(device), None if root is None else Path(root).expanduser()
     try:
         if info.kind in _IMAGE_FILES:
             back_end = open_image_files(
-                name, folder, split, side, loader=loader, workers=workers, pack=not sparse
+                name,
+                folder,
+                file_split(split),
+                side,
+                loader=loader,
+                workers=workers,
+                pack=not sparse,
             )
+            if hold_out and split != TEST:
+                back_end = SplitBackEnd(back_end, split, hold_out)
             return StreamedImages(
                 back_end,
                 mean=info.mean,
@@ -93,7 +104,9 @@ def open_dataset(
             )
         if loader != "auto" or cache in ("host", "none"):
             raise DataError(f"{name} is small and held on the device: leave out --loader, --cache")
-        data = _read(name, folder, split, side, target)
+        data = _read(name, folder, file_split(split), side, target)
+        if hold_out and split != TEST:
+            data = select_images(data, split, hold_out)
     except ModuleNotFoundError as missing:
         raise DataError(
             f"{name} needs the Python package {missing.name}: pip install 'm3d_fast[condense]'"

@@ -17,12 +17,13 @@ from ..common.commands import Parser, run_command
 from ..common.errors import DataError, UserError
 from ..common.files import lock_file, sync_folder
 from ..common.hardware import usable_cores
-from .catalog import SPLITS, image_side
+from .catalog import image_side
 from .ffcv.disk_space import check_disk_space, largest_image
 from .ffcv.packed_file import PackingRequest, Sidecar, default_file, index_checksum, sidecar_path
 from .ffcv.storing import parse_quality
 from .image_files.layouts import image_tree
 from .image_files.trees import ClassFiles, ImageTree
+from .splits import FILE_SPLITS
 from .subsets import file_name
 
 log = logging.getLogger("m3d_fast")
@@ -66,7 +67,7 @@ def pack(
             process fails.
     """
     side = image_side(name, size)
-    check_name("split", split, SPLITS, DataError)
+    check_name("split", split, FILE_SPLITS, DataError)
     check_name("on_bad_image", on_bad_image, ("stop", "skip"), DataError)
     if workers is not None and workers < 1:
         raise DataError(f"at least one worker must decode, got {workers}")

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .comparison.comparison import compare as compare
+    from .comparison.config import CompareConfig as CompareConfig
     from .config import CondenseConfig as CondenseConfig
-    from .engine.loop import condense as condense
+    from .construction import condense as condense
     from .evaluation.config import EvaluateConfig as EvaluateConfig
     from .evaluation.evaluator import evaluate as evaluate
     from .kernels import Gaussian as Gaussian
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 # imported on first use: the op needs torch alone
 _HOMES = {
+    "CompareConfig": "comparison.config",
     "CondenseConfig": "config",
     "EvaluateConfig": "evaluation.config",
     "Gaussian": "kernels",
@@ -26,7 +29,8 @@ _HOMES = {
     "MMDLoss": "kernels",
     "Polynomial": "kernels",
     "SyntheticSet": "synthetic",
-    "condense": "engine.loop",
+    "compare": "comparison.comparison",
+    "condense": "construction",
     "evaluate": "evaluation.evaluator",
     "mmd2": "kernels",
 }

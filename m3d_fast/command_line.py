@@ -1,7 +1,8 @@
 """Command lines whose flags are the settings of a configuration."""
 
 import argparse
-from dataclasses import fields
+from collections.abc import Collection, Mapping
+from dataclasses import Field, fields
 from types import ModuleType
 from typing import Any, get_args, get_type_hints
 
@@ -17,14 +18,23 @@ class CallableModule(ModuleType):
         return getattr(self, self.__name__.rpartition(".")[2])(*args, **kwargs)
 
 
-def add_settings(parser: argparse.ArgumentParser, config: type) -> None:
+def add_settings(
+    parser: argparse.ArgumentParser, config: type, without: Collection[str] = ()
+) -> None:
     """Add one flag per field of the dataclass ``config``, in the groups its metadata name.
 
     A flag that is not given is absent from the parsed arguments.
+
+    Args:
+        parser: of the command.
+        config: a dataclass of settings.
+        without: names of settings that are no flags of this command.
     """
     groups: dict[str, argparse._ArgumentGroup] = {}
     types = get_type_hints(config)
     for setting in fields(config):
+        if setting.name in without:
+            continue
         group, default = setting.metadata["group"], setting.metadata["default"]
         if group not in groups:
             groups[group] = parser.add_argument_group(group)
@@ -43,8 +53,32 @@ def add_settings(parser: argparse.ArgumentParser, config: type) -> None:
             flag |= {"type": parse, "metavar": setting.metadata["metavar"]}
         if setting.metadata["flag"] is not None:
             flag["action"] = _AddPair
-        name = setting.metadata["flag"] or f"--{setting.name.replace('_', '-')}"
-        groups[group].add_argument(name, **flag)
+        groups[group].add_argument(_flag_of(setting), **flag)
+
+
+def to_arguments(settings: Any) -> list[str]:
+    """The flags that give a command these settings, those that are None left out.
+
+    Args:
+        settings: a dataclass whose flags :func:`add_settings` adds.
+    """
+    words: list[str] = []
+    for setting in fields(settings):
+        value, flag = getattr(settings, setting.name), _flag_of(setting)
+        if isinstance(value, bool):
+            words.append(flag if value else f"--no-{flag.removeprefix('--')}")
+        elif isinstance(value, Mapping) and setting.metadata["flag"] is not None:
+            for name, each in value.items():
+                words += [flag, f"{name}={each}"]
+        elif isinstance(value, Mapping):
+            words += [flag, ",".join(f"{name}:{each}" for name, each in value.items())]
+        elif value is not None:
+            words.append(f"{flag}={value}")
+    return words
+
+
+def _flag_of(setting: Field[Any]) -> str:
+    return setting.metadata["flag"] or f"--{setting.name.replace('_', '-')}"
 
 
 class _AddPair(argparse.Action):

@@ -6,7 +6,7 @@ import sys
 from .command_line import CallableModule, add_settings
 from .common.commands import Parser, run_command
 from .config import CondenseConfig
-from .engine.loop import condense
+from .construction import condense
 
 sys.modules[__name__].__class__ = CallableModule
 

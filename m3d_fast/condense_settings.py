@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Generic, TypeVar
 
+from .coreset import CORESETS
 from .loaders import DATASETS
 from .methods import METHODS, TERMS
 from .methods.kernels import KERNELS
@@ -48,13 +49,21 @@ class CondenseSettings(Generic[Absent]):
     workers: int | None = setting(
         group="data", metavar="N", help="threads or processes that decode images [one per core]"
     )
+    hold_out: float | Absent = setting(
+        group="data",
+        metavar="SHARE",
+        help="share of every class's training images that the run never sees, for choices made "
+        "with evaluate --split held-out",
+        default=0.0,
+    )
     ipc: int | Absent = setting(
         group="method", metavar="N", help="synthetic images per class", default=1
     )
     method: str | Absent = setting(
         group="method",
         metavar="NAME",
-        help=f"objective: {', '.join(METHODS)}, or your own package.module:Class",
+        help=f"objective: {', '.join(METHODS)}, or your own package.module:Class; or a coreset: "
+        f"{', '.join(CORESETS)}",
         default="m3d",
     )
     options: Mapping[str, Any] | Absent = setting(
@@ -87,6 +96,11 @@ class CondenseSettings(Generic[Absent]):
         group="method",
         metavar="N",
         help="steps of the images [m3d: 10000; from 65 px on 1000; digits 200]",
+    )
+    budget: float | None = setting(
+        group="method",
+        metavar="SECONDS",
+        help="stop after this many seconds of iterations, also if they are interrupted and resumed",
     )
     factor: int | Absent = setting(
         group="method",

@@ -1,7 +1,4 @@
-"""Real images selected from each class at random, by herding or by k-center.
-
-They are the baselines of an evaluation and the initial pixels of a condensation.
-"""
+"""Coresets: real images selected from each class at random, by herding or by k-center."""
 
 from collections.abc import Callable, Iterator
 
@@ -11,53 +8,15 @@ import torch
 from torch import Tensor
 
 from .common.errors import UserError
-from .common.pinned import empty_pinned
-from .common.seeds import derive_seed, generator
-from .config import ResolvedConfig
 from .loaders import ClassSampler, RealImages
-from .synthetic import encode
 
 IntArray = npt.NDArray[np.int64]
 Features = Callable[[Tensor], Tensor]  # uint8 images (n, C, H, W) -> (n, D)
+# (real, ipc, seed, features) -> uint8 (num_classes, ipc, C, H, W); features() trains the network
+# that some of them read
+Choose = Callable[[RealImages, int, int, Callable[[], Features]], Tensor]
 
 FEATURE_PIECE = 256  # images per forward pass
-
-
-def initial_pixels(
-    real: RealImages,
-    config: ResolvedConfig,
-    classes: range | None = None,
-    device: torch.device | None = None,
-) -> Tensor:
-    """Synthetic images before the first step.
-
-    Args:
-        real: the training images.
-        config: ``init``, ``ipc``, ``factor`` and ``seed`` are used.
-        classes: all classes unless given.
-        device: that of the result; of ``real`` unless given. Pixels on the host for a GPU are
-            pinned.
-
-    Returns:
-        float32 ``(len(classes), ipc, channels, H, W)`` in [0, 1]; the pixels of a class depend
-        neither on the other classes nor on their number.
-    """
-    classes = range(real.num_classes) if classes is None else classes
-    shape = (len(classes), config.ipc, *real.image_shape)
-    device = real.device if device is None else device
-    pinned = device.type == "cpu" and real.device.type == "cuda"
-    pixels = empty_pinned(shape) if pinned else torch.empty(shape, device=device)
-    factor = config.factor if config.init == "mix" else 1
-    draw = _random_indices(real, config.ipc * factor**2, derive_seed(config.seed, "coreset", 0))
-    if config.init == "noise":
-        for target, c in zip(pixels, classes, strict=True):
-            stream = generator(config.seed, "noise", c, device=real.device)
-            target.copy_(torch.rand(target.shape, generator=stream, device=real.device))
-        return pixels
-    chosen = real.take_each(classes, [draw(c) for c in classes])
-    for target, images in zip(pixels, chosen, strict=True):
-        target.copy_(encode(images[None].float() / 255, factor)[0])
-    return pixels
 
 
 def random_images(real: RealImages, per_class: int, seed: int) -> Tensor:
@@ -68,12 +27,12 @@ def random_images(real: RealImages, per_class: int, seed: int) -> Tensor:
     Returns:
         uint8 ``(num_classes, per_class, C, H, W)``.
     """
-    draw = _random_indices(real, per_class, seed)
+    draw = random_indices(real, per_class, seed)
     classes = range(real.num_classes)
     return torch.stack(list(real.take_each(classes, [draw(c) for c in classes])))
 
 
-def _random_indices(real: RealImages, per_class: int, seed: int) -> Callable[[int], IntArray]:
+def random_indices(real: RealImages, per_class: int, seed: int) -> Callable[[int], IntArray]:
     """A function that draws the indices of a class."""
     sampler = ClassSampler(real.class_sizes, seed)
     return lambda c: sampler.draw([c], per_class)[0]
@@ -145,3 +104,10 @@ def _cover(features: Tensor, count: int) -> list[int]:
         chosen.append(int(nearest.argmax()))
         nearest = torch.minimum(nearest, (features - features[chosen[-1]]).square().sum(1))
     return chosen
+
+
+CORESETS: dict[str, Choose] = {
+    "random": lambda real, ipc, seed, features: random_images(real, ipc, seed),
+    "herding": lambda real, ipc, seed, features: herding(real, ipc, features()),
+    "k-center": lambda real, ipc, seed, features: k_center(real, ipc, features()),
+}

@@ -35,6 +35,11 @@ def defaults_of(config: type) -> dict[str, Any]:
     return {field.name: field.metadata["default"] for field in fields(config)}
 
 
+def names_of(config: type) -> tuple[str, ...]:
+    """Names of the settings of the dataclass ``config``."""
+    return tuple(field.name for field in fields(config))
+
+
 def option(text: str) -> tuple[str, str]:
     """Name and value of ``NAME=VALUE``."""
     name, equals, value = text.partition("=")

@@ -96,6 +96,13 @@ class StoredImages:
         return self._pixels.numel() * self._factor**2 * 4
 
 
+def label_images(pixels: Tensor, factor: int = 1) -> tuple[StoredImages, Tensor]:
+    """Images ``(C, n, channels, H, W)``, float or uint8, as a flat training set with labels."""
+    classes, count = pixels.shape[:2]
+    labels = torch.arange(classes, device=pixels.device).repeat_interleave(count * factor**2)
+    return StoredImages(pixels.flatten(0, 1), factor), labels
+
+
 def encode(images: Tensor, factor: int) -> Tensor:
     """Shrink groups of ``factor**2`` images, by averaging, into the tiles of one image.
 

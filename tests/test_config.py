@@ -8,7 +8,9 @@ import pytest
 
 import m3d_fast
 from m3d_fast import CondenseConfig
+from m3d_fast.command_line import to_arguments
 from m3d_fast.common.errors import UserError
+from m3d_fast.condense import build_parser
 from m3d_fast.config import ResolvedConfig
 from m3d_fast.methods.m3d import M3D
 from m3d_fast.run.folder import RunFolder
@@ -95,8 +97,23 @@ def test_resolving_twice_changes_nothing() -> None:
     assert all(
         getattr(once, f.name) is not None
         for f in fields(once)
-        if f.name not in ("data_root", "class_chunk", "workers", "checkpoint_every")
+        if f.name not in ("data_root", "class_chunk", "workers", "checkpoint_every", "budget")
     )
+
+
+def test_flags_give_the_settings_they_were_made_from() -> None:
+    config = CondenseConfig(
+        dataset="digits",
+        ipc=2,
+        lr_img=0.1,
+        compile=False,
+        profile=True,
+        data_root="-odd name",
+        options={"kernel": "polynomial", "degree": "3"},
+    )
+    parsed = vars(build_parser().parse_args([*to_arguments(config), "--resume"]))
+    assert parsed.pop("resume")
+    assert CondenseConfig(**parsed) == config
 
 
 def test_what_was_not_given_is_none() -> None:

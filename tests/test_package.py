@@ -149,7 +149,7 @@ def test_function_and_module_of_one_name_both_work() -> None:
     code = (
         "import m3d_fast.condense, m3d_fast.evaluate;"
         "from m3d_fast import CondenseConfig, condense;"
-        "from m3d_fast.engine.loop import condense as function;"
+        "from m3d_fast.construction import condense as function;"
         "\ntry: m3d_fast.condense(CondenseConfig(dataset='x'))"
         "\nexcept ValueError as error: print(error)"
     )

@@ -18,8 +18,8 @@ from ..common.hardware import check_precision, default_precision, resolve_device
 from ..common.progress import Progress
 from ..common.seeds import generator
 from ..config import ResolvedConfig
-from ..coreset import initial_pixels
 from ..engine.embedding import Embedder
+from ..initial import initial_pixels
 from ..loaders import RealImages, open_dataset
 from ..methods import Reading, Views
 from ..networks import CONDENSING, build_network, check_network, initialise

@@ -2,7 +2,9 @@
 
 import math
 import os
+import resource
 import shutil
+import sys
 import sysconfig
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -98,6 +100,20 @@ def free_bytes(device: torch.device) -> int:
         return torch.cuda.mem_get_info(device)[0]
     # /proc/meminfo does not know the limit of a container
     return int(min(_machine_free_bytes(), _container_free_bytes()))
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Most memory so far that torch reserved on a CUDA device, or that this process held in RAM."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text().splitlines():
+            # unlike that of getrusage, this peak does not include the process that started this one
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _machine_free_bytes() -> int:

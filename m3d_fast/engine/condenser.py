@@ -16,7 +16,7 @@ from ..common.errors import UserError
 from ..common.hardware import free_bytes
 from ..common.seeds import generator
 from ..config import ResolvedConfig
-from ..coreset import initial_pixels
+from ..initial import initial_pixels
 from ..loaders import RealImages
 from ..networks import build_network
 from ..run.checkpoint import NETWORKS, SAMPLER

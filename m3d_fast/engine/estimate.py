@@ -1,15 +1,13 @@
 """Does a run fit, and how long will it take? Known before its first iteration or soon after."""
 
 import logging
-import resource
 import shutil
-import sys
 import time
 
 import torch
 
 from ..common.errors import UserError
-from ..common.hardware import free_bytes
+from ..common.hardware import free_bytes, peak_bytes
 from ..common.processes import processes_on_machine
 from ..config import ResolvedConfig
 from ..distributed import Ranks
@@ -102,7 +100,7 @@ class RunEstimate:
         big = dataset_info(config.dataset).kind == "imagenet" or real.num_classes >= MANY_CLASSES
         if not big or not left:
             return
-        measured = (self._condenser.seconds_per_iteration(), self._measure_peak_memory())
+        measured = (self._condenser.seconds_per_iteration(), peak_bytes(self._condenser.device))
         everywhere = zip(*self._ranks.gather(measured), strict=True)
         seconds, memory = (max(column) for column in everywhere)
         needed = real.num_classes * config.real_batch / seconds
@@ -120,7 +118,7 @@ class RunEstimate:
         if done == self._start:
             self._clock = now
             return
-        measured = (now - self._clock, self._waited, self._measure_peak_memory())
+        measured = (now - self._clock, self._waited, peak_bytes(self._condenser.device))
         everywhere = zip(*self._ranks.gather(measured), strict=True)
         seconds, waited, memory = (max(column) for column in everywhere)
         left = self._condenser.config.iterations - done
@@ -150,13 +148,6 @@ class RunEstimate:
             f"estimate: {_gb(memory)} of memory per device, {_gb(required)} of disk "
             f"({_gb(free_disk_bytes(self._run))} free)"
         )
-
-    def _measure_peak_memory(self) -> int:
-        device = self._condenser.device
-        if device.type == "cuda":
-            return torch.cuda.max_memory_reserved(device)
-        unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _gb(size: float) -> str:

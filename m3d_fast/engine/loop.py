@@ -1,11 +1,9 @@
 """The condensation loop: a run from its first iteration, or its checkpoint, to its files."""
 
 import logging
+import time
 from dataclasses import replace
 
-import torch
-
-from .. import __version__
 from ..common.errors import UserError
 from ..common.hardware import use_device
 from ..common.progress import Progress
@@ -15,9 +13,9 @@ from ..config import CondenseConfig, ResolvedConfig
 from ..distributed import Ranks, join_ranks
 from ..loaders import RealImages, dataset_info, open_dataset
 from ..run.checkpoint import CheckpointWriter
+from ..run.condensed import write_condensed_set
 from ..run.folder import RunFolder, resolve_resumed_config
-from ..run.pictures import save_pictures
-from ..synthetic import SyntheticSet, save_set
+from ..synthetic import SyntheticSet
 from .condenser import Condenser
 from .estimate import RunEstimate, refuse_what_cannot_fit
 from .metrics import Metrics
@@ -53,7 +51,7 @@ def condense(config: CondenseConfig, *, resume: bool = False) -> SyntheticSet:
                 run.check(settings, resume=resume)
             local = replace(settings, device=ranks.select_device(settings.device))
         with use_device(local.device), run.lock:
-            real = ranks.leader_first(lambda: _open_training_images(local, ranks))
+            real = ranks.leader_first(lambda: open_training_images(local, ranks))
             with ranks.together():
                 classes = ranks.select_classes(real.num_classes)
                 refuse_what_cannot_fit(run, local, real, classes)
@@ -69,7 +67,7 @@ def condense(config: CondenseConfig, *, resume: bool = False) -> SyntheticSet:
     return SyntheticSet.load(run.synthetic_file)
 
 
-def _open_training_images(config: ResolvedConfig, ranks: Ranks) -> RealImages:
+def open_training_images(config: ResolvedConfig, ranks: Ranks) -> RealImages:
     """Open the training images; if possible, those of this rank's classes alone."""
     known = dataset_info(config.dataset).num_classes
     if config.networks_from in TRAINED_ON_REAL_IMAGES:
@@ -83,14 +81,20 @@ def _open_training_images(config: ResolvedConfig, ranks: Ranks) -> RealImages:
         loader=config.loader,
         cache=config.cache,
         workers=config.workers,
+        hold_out=config.hold_out,
         classes=None if known is None else ranks.select_classes(known),
     )
+    check_class_sizes(config, real)
+    return real
+
+
+def check_class_sizes(config: ResolvedConfig, real: RealImages) -> None:
+    """Raise UserError if a class has fewer images than ``config.ipc``."""
     smallest = min(real.class_sizes)
     if config.ipc > smallest:
         raise UserError(
             f"ipc: expected at most the {smallest} images of the smallest class, got {config.ipc}"
         )
-    return real
 
 
 class Condensation:
@@ -115,6 +119,7 @@ class Condensation:
             first=self._first,
             images_per_step=self._images,
         )
+        self._clock, self._spent = time.monotonic(), run.condensation_seconds()
         self._estimate = RunEstimate(condenser, run, ranks, self._first)
         self._writer = CheckpointWriter(
             run.checkpoints, condenser.classes, real.num_classes, self._config.checkpoint_every
@@ -122,7 +127,9 @@ class Condensation:
 
     def run(self) -> None:
         """Take the remaining iterations and write the condensed set; errors as :func:`condense`."""
-        config, ranks, total = self._config, self._ranks, self._config.iterations
+        config, ranks = self._config, self._ranks
+        # a run whose budget was spent before it was resumed is complete
+        total = self._first if self._is_budget_spent() else config.iterations
         log.info("%s", self._describe())
         self._estimate.announce()
         progress = Progress(
@@ -141,13 +148,16 @@ class Condensation:
                 self._iterate(done)
                 end_iteration()
                 stop = ranks.any(stop_requested())
-                last = stop or done == total
+                complete = done == total or self._is_budget_spent()
+                last = stop or complete
                 log_due = last or done % config.log_every == 0
                 if log_due:
                     progress.update(done, f"loss {self._metrics.flush():.5f}")
                 if last or self._is_checkpoint_due(done, log_due):
                     self._save(done)
-                if stop and done < total:
+                if complete:
+                    break
+                if stop:
                     self._finish_checkpoint()
                     raise Interrupted(
                         f"interrupted after iteration {done}, checkpoint saved; resume with: "
@@ -157,6 +167,13 @@ class Condensation:
         with ranks.together():
             if ranks.leads:
                 self._write_condensed_set()
+
+    def _is_budget_spent(self) -> bool:
+        """Whether the time for iterations is over, on all ranks."""
+        budget = self._config.budget
+        if budget is None:
+            return False
+        return self._ranks.any(self._spent + time.monotonic() - self._clock >= budget)
 
     def _iterate(self, done: int) -> None:
         """Take the iteration after which ``done`` are complete."""
@@ -212,26 +229,11 @@ class Condensation:
 
     def _write_condensed_set(self) -> None:
         """Write the condensed set from the shards of the last checkpoint, and its pictures."""
-        config, real, run = self._config, self._condenser.real, self._run
+        run = self._run
         run.checkpoints.remove_old()
-        save_set(
-            run.synthetic_file,
-            [pixels.flatten(0, 1) for pixels in run.checkpoints.read_pixels()],
-            torch.arange(real.num_classes).repeat_interleave(config.ipc),
-            class_names=real.class_names,
-            factor=config.factor,
-            mean=real.mean,
-            std=real.std,
-            info={
-                "dataset": config.dataset,
-                "method": config.method,
-                "iterations": config.iterations,
-                "seed": config.seed,
-                "version": __version__,
-            },
-        )
-        grid, *_ = save_pictures(SyntheticSet.load(run.synthetic_file), run.path)
-        log.info("condensed set: %s, picture: %s", run.synthetic_file, grid)
+        iterations = run.checkpoints.newest_iteration() or 0
+        pixels = run.checkpoints.read_pixels()
+        write_condensed_set(run, self._config, self._condenser.real, pixels, iterations)
 
     def _describe(self) -> str:
         config, condenser, ranks = self._config, self._condenser, self._ranks

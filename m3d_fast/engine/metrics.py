@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..common.errors import UserError
+from ..common.hardware import peak_bytes
 from ..distributed import Ranks
 from ..run.folder import RunFolder
 from .condenser import IterationResult
@@ -69,8 +70,9 @@ class Metrics:
             torch.stack([result.finite for result in results]).cpu(),  # (iterations, C)
             known[0].cpu().tolist() if known else [],
             sum(result.loader_seconds for result in results),
+            peak_bytes(results[0].finite.device),
         )
-        finite, losses, waited = zip(*self._ranks.gather(own), strict=True)
+        finite, losses, waited, memory = zip(*self._ranks.gather(own), strict=True)
         self._check_finite(torch.cat(finite, 1))
         self._done += len(results)
         values = [terms for share in losses for terms in share]  # of all classes
@@ -79,10 +81,10 @@ class Metrics:
             self._last_loss = sum(means)
         with self._ranks.together():
             if self._ranks.leads:
-                self._write(len(results), means, max(waited))
+                self._write(len(results), means, max(waited), max(memory))
         return self._last_loss
 
-    def _write(self, iterations: int, means: Sequence[float], waited: float) -> None:
+    def _write(self, iterations: int, means: Sequence[float], waited: float, memory: int) -> None:
         now = time.monotonic()
         seconds, self._clock = now - self._clock, now
         rate = iterations / seconds
@@ -93,6 +95,8 @@ class Metrics:
             "seconds": seconds,  # since the previous line; the rates below are over this time
             "images_per_second": rate * self._images_per_step,
             "loader_wait": waited / seconds,  # share of the time, on the rank that waited longest
+            # peak of a device, or of a process on a CPU
+            "memory_bytes": memory,
         }
         if len(self._terms) > 1:  # their sum is the loss
             for number, term in enumerate(self._terms):

@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass
 
+from ..coreset import CORESETS
 from ..networks import NETWORKS
 from ..settings import defaults_of, setting
 
-BASELINES = ("random", "herding", "k-center")
+WHOLE = "whole"  # the full training set: what a small one can reach at best
+BASELINES = (*CORESETS, WHOLE)
+TEST_SPLITS = ("test", "held-out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +33,20 @@ class EvaluateConfig:
     )
     baselines: str = setting(
         group="protocol", metavar="NAMES", help=f"by commas: {', '.join(BASELINES)}", default=""
+    )
+    whole_epochs: int | None = setting(
+        group="protocol",
+        metavar="N",
+        help="passes over the full training set, for the baseline whole [as over the others]",
+    )
+    initial: bool = setting(
+        group="protocol", help="also train on the images that the run started from", default=True
+    )
+    split: str = setting(
+        group="protocol",
+        metavar="NAME",
+        help="networks are tested on test, or on the held-out images of a run with --hold-out",
+        default="test",
     )
     seed: int = setting(
         group="run", metavar="N", help="one seed gives one result on one machine", default=0

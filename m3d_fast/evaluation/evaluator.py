@@ -33,7 +33,7 @@ from ..presets import Protocol, protocol_for
 from ..run.environment import describe_environment
 from ..run.folder import RunFolder
 from ..synthetic import SyntheticSet
-from .config import BASELINES, EvaluateConfig
+from .config import BASELINES, TEST_SPLITS, WHOLE, EvaluateConfig
 from .results import Outcome, Results, Task
 from .runner import Job, Runner, Setup
 from .training_sets import TrainingSets
@@ -41,7 +41,10 @@ from .workers import Workers, count_processes
 
 log = logging.getLogger("m3d_fast")
 
-SELECTION = "last iterate; no test image was seen before this evaluation"
+SELECTION = {
+    "test": "last iterate; no test image was seen before this evaluation",
+    "held-out": "last iterate; tested on held-out training images, no test image was read",
+}
 
 
 def evaluate(run: str | Path, config: EvaluateConfig | None = None) -> dict[str, Any]:
@@ -104,7 +107,14 @@ class Evaluation:
             check_name("baselines", name, BASELINES)
         for name in self.networks:
             check_network(name)
-        self.methods = (*baselines, "initial", self.settings.method)
+        check_name("split", config.split, TEST_SPLITS)
+        if config.split == "held-out" and not self.settings.hold_out:
+            raise UserError(
+                "split held-out: the run held no image out; expected one condensed with --hold-out"
+            )
+        # a coreset is among the real images that a run would start from
+        initial = ("initial",) if config.initial and not self.settings.selects else ()
+        self.methods = tuple(dict.fromkeys((*baselines, *initial, self.settings.method)))
         self.device = torch.device(ranks.select_device(resolve_device(config.device)))
         self.precision = config.precision or default_precision(str(self.device))
         check_precision(self.precision, str(self.device))
@@ -114,7 +124,7 @@ class Evaluation:
             check_positive("workers", config.workers)
         self.size = self.synthetic.images.shape[-1]
         self.protocol = self._choose_protocol()
-        self.test: RealImages = self._open_later("test")()
+        self.test: RealImages = self._open_later(config.split)()
         self._check_classes()
         self.setup = self._choose_setup()
         self._runner = Runner(self.setup, self.test)
@@ -136,6 +146,8 @@ class Evaluation:
         if self.config.epochs is not None:
             check_positive("epochs", self.config.epochs)
             protocol = replace(protocol, epochs=self.config.epochs)
+        if self.config.whole_epochs is not None:
+            check_positive("whole_epochs", self.config.whole_epochs)
         if self.config.repeats is not None:
             check_positive("repeats", self.config.repeats)
             protocol = replace(protocol, repeats=self.config.repeats)
@@ -150,6 +162,7 @@ class Evaluation:
             "loader": config.loader or run.loader,
             "cache": config.cache or run.cache,
             "workers": config.workers or run.workers,
+            "hold_out": run.hold_out,
         }
         root = config.data_root or run.data_root
         return partial(open_dataset, run.dataset, root, split, **(settings | given))
@@ -172,11 +185,14 @@ class Evaluation:
             precision=self.precision,
             compile=compile,
             seed=self.config.seed,
+            whole_epochs=self.config.whole_epochs,
             lock=self.run.config_file,
         )
 
     def _count_images(self, method: str) -> int:
         """Size of a method's training set."""
+        if method == WHOLE:
+            return sum(self.train.class_sizes)
         tiles = 1 if method in BASELINES else self.synthetic.factor**2
         return len(self.synthetic.images) * tiles
 
@@ -194,17 +210,18 @@ class Evaluation:
         with self.run.synthetic_file.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         protocol = asdict(self.protocol) | {"seed": self.config.seed, "precision": self.precision}
+        protocol |= {"split": self.config.split}
         del protocol["repeats"]
         protocol["milestones"] = list(protocol["milestones"])
         return {
             "protocol": protocol,
-            "selection": SELECTION,
+            "selection": SELECTION[self.config.split],
             "dataset": self.settings.dataset,
             "ipc": self.synthetic.ipc,
             "factor": self.synthetic.factor,
             "method": self.settings.method,
             "condensation_seconds": self.run.condensation_seconds(),
-            "test_images": sum(self.test.class_sizes),
+            "test_images": sum(self.test.class_sizes),  # of the split
             "synthetic_sha256": digest,
             "environment": describe_environment(),
         }
@@ -215,6 +232,7 @@ class Evaluation:
         with ranks.together():
             if ranks.leads:
                 results.set_outdated_aside()
+        results.drop_others(WHOLE, self.setup.epochs_of(WHOLE))
         missing = results.find_missing(self.methods, self.networks, self.protocol.repeats)
         if any(task.method != self.settings.method for task in missing):
             ranks.leader_first(lambda: self.train)
@@ -239,7 +257,8 @@ class Evaluation:
         """Yield the outcomes of ``tasks``, in their order, and show the progress of all."""
         test_images, finished = sum(self.test.class_sizes), 0
         work = [
-            self.setup.count_work(self._count_images(task.method), test_images) for task in tasks
+            self.setup.count_work(self._count_images(task.method), test_images, task.method)
+            for task in tasks
         ]
         with Progress("evaluate", sum(work), bar=self.ranks.leads, last_line=False) as progress:
 

@@ -2,6 +2,7 @@
 
 import logging
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -23,12 +24,21 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of a task: accuracy as a fraction of 1, seconds, size of the training set."""
+    """The result of a task.
+
+    Attributes:
+        task: what was trained.
+        accuracy: fraction of 1.
+        seconds: of building the set, training and testing.
+        training_images: size of the training set.
+        epochs: passes over it.
+    """
 
     task: Task
     accuracy: float
     seconds: float
     training_images: int
+    epochs: int
 
 
 class Results:
@@ -57,6 +67,14 @@ class Results:
             self.file.rename(kept)
             log.info("an evaluation under another protocol is kept as %s", kept)
 
+    def drop_others(self, method: str, epochs: int) -> None:
+        """Drop the results of a method after another number of epochs."""
+        self.content["results"] = [
+            result
+            for result in self.content["results"]
+            if result["method"] != method or result["epochs"] == epochs
+        ]
+
     def find_missing(
         self, methods: tuple[str, ...], networks: tuple[str, ...], repeats: int
     ) -> list[Task]:
@@ -79,6 +97,7 @@ class Results:
         result["std"] = statistics.stdev(accuracies) if len(accuracies) > 1 else None
         result["seconds"] += outcome.seconds
         result["training_images"] = outcome.training_images
+        result["epochs"] = outcome.epochs
 
     def save(self) -> None:
         """Write the file."""
@@ -86,10 +105,11 @@ class Results:
 
     def log_completed(self, outcomes: list[Outcome], repeats: int) -> None:
         """Log the accuracy of every method and network that these outcomes complete."""
+        split = self.content["protocol"]["split"]
         for task in (outcome.task for outcome in outcomes):
             if task.repeat == repeats - 1:
-                accuracy = _format_percent(self._find_or_add(task))
-                log.info("%s, %s: test accuracy %s %%", task.method, task.network, accuracy)
+                accuracy = format_percent(self._find_or_add(task))
+                log.info("%s, %s: %s accuracy %s %%", task.method, task.network, split, accuracy)
 
     def _find_or_add(self, task: Task) -> dict[str, Any]:
         for result in self.content["results"]:
@@ -101,20 +121,26 @@ class Results:
 
 
 def table(content: dict[str, Any]) -> str:
-    """The results as text: test accuracy in percent, seconds to condense and to evaluate."""
-    rows = [("method", "network", "test accuracy (%)", "networks", "condense (s)", "evaluate (s)")]
+    """The results as text: accuracy in percent, seconds to condense and to evaluate."""
+    accuracy = f"{content['protocol']['split']} accuracy (%)"
+    rows = [("method", "network", accuracy, "networks", "condense (s)", "evaluate (s)")]
     for result in content["results"]:
         condensed = result["method"] == content["method"]
         rows.append(
             (
                 result["method"],
                 result["network"],
-                _format_percent(result),
+                format_percent(result),
                 str(len(result["accuracies"])),
                 f"{content['condensation_seconds']:.0f}" if condensed else "",
                 f"{result['seconds']:.0f}",
             )
         )
+    return align(rows)
+
+
+def align(rows: Sequence[Sequence[str]]) -> str:
+    """A table as text; the first row holds the titles of the columns."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
@@ -122,6 +148,7 @@ def table(content: dict[str, Any]) -> str:
     return "\n".join([lines[0], "  ".join("-" * w for w in widths), *lines[1:]])
 
 
-def _format_percent(result: dict[str, Any]) -> str:
+def format_percent(result: dict[str, Any]) -> str:
+    """Mean and standard deviation of a result, in percent."""
     spread = "" if result["std"] is None else f" +- {100 * result['std']:.2f}"
     return f"{100 * result['mean']:.2f}{spread}"

@@ -17,6 +17,7 @@ from ..loaders import RealImages
 from ..networks import build_network
 from ..presets import Protocol
 from ..synthetic import StoredImages
+from .config import WHOLE
 from .results import Outcome, Task
 from .trainer import Trainer
 
@@ -42,6 +43,7 @@ class Setup:
         compile: whether to torch.compile the networks.
         seed: of the evaluation.
         lock: a file that processes lock while they compile, so that one does it for all.
+        whole_epochs: passes over the full training set; None for those of the protocol.
     """
 
     protocol: Protocol
@@ -54,10 +56,16 @@ class Setup:
     compile: bool
     seed: int
     lock: Path
+    whole_epochs: int | None = None
 
-    def count_work(self, training_images: int, test_images: int) -> int:
+    def epochs_of(self, method: str) -> int:
+        """Passes over the training set of a method."""
+        whole = self.whole_epochs if method == WHOLE else None
+        return whole or self.protocol.epochs
+
+    def count_work(self, training_images: int, test_images: int, method: str = "") -> int:
         """The work of one network, in training images."""
-        return int(training_images * self.protocol.epochs + test_images * TEST_WORK)
+        return int(training_images * self.epochs_of(method) + test_images * TEST_WORK)
 
 
 @dataclass(frozen=True)
@@ -128,15 +136,22 @@ class Runner:
         trainers = [self.get_trainer(job.task.network, i) for i, job in enumerate(jobs)]
         trainings = [self._begin(t, job) for t, job in zip(trainers, jobs, strict=True)]
         with _in_one_thread(self._setup.device):
-            for _ in range(self._setup.protocol.epochs):
-                for trainer, training in zip(trainers, trainings, strict=True):
-                    with self._compile_alone(trainer, "train"):
-                        next(training)
-                report(sum(len(job.labels) for job in jobs))
+            for epoch in range(max(self._setup.epochs_of(job.task.method) for job in jobs)):
+                for trainer, training, job in zip(trainers, trainings, jobs, strict=True):
+                    if epoch < self._setup.epochs_of(job.task.method):
+                        with self._compile_alone(trainer, "train"):
+                            next(training)
+                        report(len(job.labels))
             accuracies = [self._test_network(trainer, report) for trainer in trainers]
         seconds = (time.perf_counter() - start) / len(jobs)
         return [
-            Outcome(job.task, accuracy, job.seconds + seconds, len(job.labels))
+            Outcome(
+                job.task,
+                accuracy,
+                job.seconds + seconds,
+                len(job.labels),
+                self._setup.epochs_of(job.task.method),
+            )
             for job, accuracy in zip(jobs, accuracies, strict=True)
         ]
 
@@ -145,6 +160,7 @@ class Runner:
         return trainer.train(
             job.images,
             job.labels,
+            epochs=self._setup.epochs_of(job.task.method),
             initial=generator(seed, "evaluation-network", 0, repeat, device=device),
             stream=generator(seed, "evaluation-training", 0, repeat, device=device),
         )

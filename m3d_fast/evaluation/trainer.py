@@ -71,6 +71,7 @@ class Trainer:
         images: Tensor | StoredImages,
         labels: Tensor,
         *,
+        epochs: int | None = None,
         initial: torch.Generator,
         stream: torch.Generator,
     ) -> Iterator[Tensor]:
@@ -79,6 +80,7 @@ class Trainer:
         Args:
             images: ``(n, C, H, W)`` float in [0, 1] on the device, or stored ones.
             labels: ``(n,)`` int64 on the device.
+            epochs: passes over the images; those of the protocol unless given.
             initial: draws the parameters.
             stream: draws order, augmentation and CutMix.
 
@@ -87,7 +89,8 @@ class Trainer:
             after the last epoch, or once the device is synchronised.
         """
         protocol, count = self.protocol, len(labels)
-        milestones = [int(fraction * protocol.epochs) for fraction in protocol.milestones]
+        epochs = protocol.epochs if epochs is None else epochs
+        milestones = [int(fraction * epochs) for fraction in protocol.milestones]
         if self._stream is not None:
             self._stream.wait_stream(torch.cuda.current_stream(self.device))
         with self._on_stream():
@@ -95,14 +98,14 @@ class Trainer:
             self.network.train()
             stored = self._prepare(images)
             step = TrainingStep(self.network, self._loss, stored, labels, protocol, self.device)
-        for epoch in range(protocol.epochs):
+        for epoch in range(epochs):
             with self._on_stream(), convolutions(self.device, self.precision):
                 passed = sum(epoch >= milestone for milestone in milestones)
                 step.set_learning_rate(protocol.lr * protocol.gamma**passed)
                 order = torch.randperm(count, generator=stream, device=self.device)
                 for rows in order.split(protocol.batch_size):
                     step.take(rows, stream)
-            if epoch == protocol.epochs - 1:
+            if epoch == epochs - 1:
                 self._wait_for_stream()
             yield step.loss
 

@@ -2,25 +2,24 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from ..common.processes import rank_of_process
-from ..common.progress import Progress
-from ..common.seeds import derive_seed, generator
+from ..common.errors import UserError
+from ..common.hardware import free_bytes
+from ..common.seeds import derive_seed
 from ..config import ResolvedConfig
-from ..coreset import herding, initial_pixels, k_center, random_images
+from ..coreset import CORESETS, random_images
+from ..initial import initial_pixels
 from ..loaders import RealImages
-from ..synthetic import StoredImages, SyntheticSet
+from ..synthetic import StoredImages, SyntheticSet, label_images
+from .config import WHOLE
+from .features import train_features
 from .results import Task
 from .trainer import Trainer
 
-# training of the network whose features herding and k-center use: images per class, and epochs;
-# fewer images where those of all classes, uint8, would take more bytes than the limit
-EXTRACTOR_IMAGES, EXTRACTOR_EPOCHS = 500, 5
-EXTRACTOR_BYTES = 2e9
+PIECE = 512  # images read at a time
 
 
 class TrainingSets:
@@ -43,7 +42,7 @@ class TrainingSets:
         self._settings, self._synthetic = settings, synthetic
         self._open_train, self._seed = open_train, seed
         # choosing a coreset takes long: keep the last one, with its method and network
-        self._chosen: tuple[str, str, Tensor] | None = None
+        self._chosen: tuple[str, str, tuple[StoredImages, Tensor]] | None = None
 
     def get(self, task: Task, trainer: Trainer) -> tuple[StoredImages, Tensor]:
         """Images and labels ``(n,)`` of a task, on the device.
@@ -54,57 +53,50 @@ class TrainingSets:
         """
         if self._chosen is not None and self._chosen[:2] != (task.method, task.network):
             self._chosen = None  # before the next set is built: never two of them in memory
-        if task.method == "random":
+        if task.method == "random" != self._settings.method:
             # another choice for every network: the spread over networks includes that of the choice
             seed = derive_seed(self._seed, "coreset", 1, task.repeat)
             images = random_images(self._open_train(), self._synthetic.ipc, seed)
-            return _label(images)
+            return label_images(images)
         if self._chosen is None:
-            self._chosen = task.method, task.network, self._choose(task.method, trainer)
-        condensed = task.method in (self._settings.method, "initial")
-        return _label(self._chosen[2], self._synthetic.factor if condensed else 1)
+            self._chosen = task.method, task.network, self._build(task.method, trainer)
+        return self._chosen[2]
+
+    def _build(self, method: str, trainer: Trainer) -> tuple[StoredImages, Tensor]:
+        """The set of a method that uses the same for every repeat."""
+        if method == WHOLE:
+            return self._read_whole()
+        condensed = method in (self._settings.method, "initial")
+        factor = self._synthetic.factor if condensed else 1
+        return label_images(self._choose(method, trainer), factor)
+
+    def _read_whole(self) -> tuple[StoredImages, Tensor]:
+        """All training images, as bytes on the device, decoded batch by batch if need be."""
+        real = self._open_train()
+        size = sum(real.class_sizes) * math.prod(real.image_shape)
+        free = free_bytes(real.device)
+        if size > free:
+            raise UserError(
+                f"the {sum(real.class_sizes)} training images take {size / 1e9:.2f} GB on "
+                f"{real.device}, {free / 1e9:.2f} GB are free; leave out the baseline whole"
+            )
+        images = torch.empty(
+            (sum(real.class_sizes), *real.image_shape), dtype=torch.uint8, device=real.device
+        )
+        labels = torch.empty(len(images), dtype=torch.int64, device=real.device)
+        done = 0
+        for part, marks in real.ordered(PIECE):
+            images[done : done + len(part)] = part
+            labels[done : done + len(part)] = marks
+            done += len(part)
+        return StoredImages(images), labels
 
     def _choose(self, method: str, trainer: Trainer) -> Tensor:
-        """Images ``(classes, ipc, C, H, W)`` of a method that uses the same for every repeat."""
+        """Images of a method, ``(classes, ipc, C, H, W)``."""
         ipc = self._synthetic.ipc
         if method == self._settings.method:
             return self._synthetic.images.to(trainer.device).unflatten(0, (-1, ipc))
         if method == "initial":
             return initial_pixels(self._open_train(), self._settings)
-        choose = {"herding": herding, "k-center": k_center}[method]
-        return choose(self._open_train(), ipc, self._train_extractor(trainer))
-
-    def _train_extractor(self, trainer: Trainer) -> Callable[[Tensor], Tensor]:
-        """Train the network briefly on real images; returns its map from images to features."""
-        seed, train = self._seed, self._open_train()
-        affordable = int(EXTRACTOR_BYTES / math.prod(train.image_shape) / train.num_classes)
-        per_class = min(EXTRACTOR_IMAGES, max(1, affordable), *train.class_sizes)
-        images = random_images(train, per_class, derive_seed(seed, "coreset", 2))
-        extractor = Trainer(
-            trainer.network,
-            replace(trainer.protocol, epochs=EXTRACTOR_EPOCHS),
-            self._synthetic.mean,
-            self._synthetic.std,
-            device=trainer.device,
-            precision=trainer.precision,
-            compile=False,
-        )
-        stored, labels = _label(images)
-        label, bar = "features for the coreset", rank_of_process() == 0
-        with Progress(label, EXTRACTOR_EPOCHS, images_per_step=len(labels), bar=bar) as progress:
-            training = extractor.train(
-                stored,
-                labels,
-                initial=generator(seed, "evaluation-network", 1, device=trainer.device),
-                stream=generator(seed, "evaluation-training", 1, device=trainer.device),
-            )
-            for epoch, _ in enumerate(training, 1):
-                progress.update(epoch)
-        return extractor.embed
-
-
-def _label(pixels: Tensor, factor: int = 1) -> tuple[StoredImages, Tensor]:
-    """Images ``(C, n, channels, H, W)``, float or uint8, as a flat training set with labels."""
-    classes, count = pixels.shape[:2]
-    labels = torch.arange(classes, device=pixels.device).repeat_interleave(count * factor**2)
-    return StoredImages(pixels.flatten(0, 1), factor), labels
+        real, seed = self._open_train(), self._seed
+        return CORESETS[method](real, ipc, seed, lambda: train_features(trainer, real, seed))

@@ -161,9 +161,24 @@ class RunFolder:
         return float(read_json(self.config_file).get("pretraining_seconds", 0.0))
 
     def condensation_seconds(self) -> float:
-        """Time spent in the iterations of the run."""
+        """Time spent in the iterations of the run; 0 before the first."""
+        return float(sum(line["seconds"] for line in self._read_metrics()))
+
+    def peak_memory(self) -> int | None:
+        """Most bytes that the run took on a device, or in a process on a CPU; None before any."""
+        return max((line["memory_bytes"] for line in self._read_metrics()), default=None)
+
+    def _read_metrics(self) -> list[dict[str, Any]]:
+        if not self.metrics_file.exists():
+            return []
         lines = self.metrics_file.read_text(encoding="utf-8").splitlines()
-        return float(sum(json.loads(line)["seconds"] for line in lines))
+        return [json.loads(line) for line in lines]
+
+    def write_single_metrics(self, seconds: float, memory: int) -> None:
+        """Write ``metrics.jsonl`` of a run without iterations: one line."""
+        with replace_atomically(self.metrics_file) as temporary:
+            record = {"iteration": 0, "loss": None, "seconds": seconds, "memory_bytes": memory}
+            temporary.write_text(json.dumps(record) + "\n", encoding="utf-8")
 
     def rewind_metrics(self, iteration: int) -> None:
         """Drop the lines after ``iteration``, which the resumed run writes again."""

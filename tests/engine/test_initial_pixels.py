@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from m3d_fast.common.seeds import derive_seed
-from m3d_fast.coreset import initial_pixels
+from m3d_fast.initial import initial_pixels
 from tests.helpers.condensers import digits_settings, open_digits
 
 

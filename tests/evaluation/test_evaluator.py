@@ -249,9 +249,9 @@ def test_another_protocol_does_not_overwrite_an_evaluation(run: Path) -> None:
 
 
 def test_the_initialisation_is_the_one_the_run_started_from(run: Path) -> None:
-    from m3d_fast.coreset import initial_pixels
     from m3d_fast.distributed import Ranks
     from m3d_fast.evaluation.evaluator import Evaluation
+    from m3d_fast.initial import initial_pixels
     from m3d_fast.run.folder import RunFolder
     from m3d_fast.synthetic import decode
 

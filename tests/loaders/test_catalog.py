@@ -30,7 +30,7 @@ def test_names_that_cannot_be_opened(name: str, message: str) -> None:
 
 
 def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="split: 'val' is not known; known: train, test"):
+    with pytest.raises(DataError, match="split: 'val' is not known; known: train, held-out, test"):
         open_dataset("digits", split="val")
     with pytest.raises(DataError, match="the size must be at least 8 pixels, got 7"):
         open_dataset("digits", size=7)

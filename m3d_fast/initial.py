@@ -1,0 +1,48 @@
+"""The images that a condensation starts from: real ones, mixed as tiles or one each, or noise."""
+
+import torch
+from torch import Tensor
+
+from .common.pinned import empty_pinned
+from .common.seeds import derive_seed, generator
+from .config import ResolvedConfig
+from .coreset import random_indices
+from .loaders import RealImages
+from .synthetic import encode
+
+
+def initial_pixels(
+    real: RealImages,
+    config: ResolvedConfig,
+    classes: range | None = None,
+    device: torch.device | None = None,
+) -> Tensor:
+    """Synthetic images before the first step.
+
+    Args:
+        real: the training images.
+        config: ``init``, ``ipc``, ``factor`` and ``seed`` are used.
+        classes: all classes unless given.
+        device: that of the result; of ``real`` unless given. Pixels on the host for a GPU are
+            pinned.
+
+    Returns:
+        float32 ``(len(classes), ipc, channels, H, W)`` in [0, 1]; the pixels of a class depend
+        neither on the other classes nor on their number.
+    """
+    classes = range(real.num_classes) if classes is None else classes
+    shape = (len(classes), config.ipc, *real.image_shape)
+    device = real.device if device is None else device
+    pinned = device.type == "cpu" and real.device.type == "cuda"
+    pixels = empty_pinned(shape) if pinned else torch.empty(shape, device=device)
+    factor = config.factor if config.init == "mix" else 1
+    draw = random_indices(real, config.ipc * factor**2, derive_seed(config.seed, "coreset", 0))
+    if config.init == "noise":
+        for target, c in zip(pixels, classes, strict=True):
+            stream = generator(config.seed, "noise", c, device=real.device)
+            target.copy_(torch.rand(target.shape, generator=stream, device=real.device))
+        return pixels
+    chosen = real.take_each(classes, [draw(c) for c in classes])
+    for target, images in zip(pixels, chosen, strict=True):
+        target.copy_(encode(images[None].float() / 255, factor)[0])
+    return pixels

@@ -1,0 +1,107 @@
+"""Rows of an evaluation: coresets as runs, the whole training set, the split tested on."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from m3d_fast import CondenseConfig, EvaluateConfig, condense, evaluate
+from m3d_fast.common.errors import UserError
+from m3d_fast.distributed import Ranks
+from m3d_fast.evaluation.evaluator import Evaluation
+from m3d_fast.evaluation.results import Task, table
+from m3d_fast.loaders import open_dataset
+from m3d_fast.run.folder import RunFolder
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run that held images out; a coreset, which needs no iterations."""
+    select(tmp_path / "run", hold_out=0.5)
+    return tmp_path / "run"
+
+
+def select(out: Path, **given: Any) -> None:
+    condense(CondenseConfig(dataset="digits", method="random", out=str(out), device="cpu", **given))
+
+
+def quick(**given: Any) -> EvaluateConfig:
+    return EvaluateConfig(**({"epochs": 1, "repeats": 1, "device": "cpu"} | given))
+
+
+def test_a_coreset_is_evaluated_as_it_was_selected(run: Path) -> None:
+    """Also where the baseline of its name is asked for, which would choose anew every time."""
+    content = evaluate(run, quick(baselines="random"))
+    assert [result["method"] for result in content["results"]] == ["random"]
+    evaluation = Evaluation(RunFolder(run), quick(), Ranks())
+    for repeat in (0, 1):
+        trainer = evaluation._runner.get_trainer("convnet3")
+        images, labels = evaluation._sets.get(Task("random", "convnet3", repeat), trainer)
+        assert torch.equal(images[torch.arange(10)], evaluation.synthetic.images)
+        assert labels.tolist() == list(range(10))
+
+
+def test_the_file_says_which_split_networks_were_tested_on(run: Path) -> None:
+    held_out = evaluate(run, quick(split="held-out"))
+    images = sum(open_dataset("digits", split="held-out", hold_out=0.5).class_sizes)
+    assert (held_out["protocol"]["split"], held_out["test_images"]) == ("held-out", images)
+    assert "no test image was read" in held_out["selection"]
+    assert "held-out accuracy (%)" in table(held_out)
+    test = evaluate(run, quick())
+    assert (test["protocol"]["split"], test["test_images"]) == ("test", 359)
+    kept = json.loads((run / "evaluation-1.json").read_text())
+    assert kept["results"] == held_out["results"]
+
+
+def test_baselines_never_see_held_out_images(run: Path) -> None:
+    evaluation = Evaluation(RunFolder(run), quick(), Ranks())
+    train = open_dataset("digits", hold_out=0.5)
+    assert evaluation.train.class_sizes == train.class_sizes
+    assert torch.equal(evaluation.train.take(4, range(30)), train.take(4, range(30)))
+
+
+def test_held_out_of_a_run_without_is_refused(tmp_path: Path) -> None:
+    select(tmp_path / "run")
+    with pytest.raises(UserError, match="the run held no image out; expected one condensed with"):
+        evaluate(tmp_path / "run", quick(split="held-out"))
+    with pytest.raises(UserError, match="split: 'heldout' is not known; did you mean held-out"):
+        evaluate(tmp_path / "run", quick(split="heldout"))
+    assert not (tmp_path / "run" / "evaluation.json").exists()
+
+
+def test_the_whole_training_set_is_a_row_with_epochs_of_its_own(run: Path) -> None:
+    content = evaluate(run, quick(baselines="whole", whole_epochs=2))
+    rows = {result["method"]: result for result in content["results"]}
+    size = sum(open_dataset("digits", hold_out=0.5).class_sizes)
+    assert (rows["whole"]["training_images"], rows["whole"]["epochs"]) == (size, 2)
+    assert (rows["random"]["training_images"], rows["random"]["epochs"]) == (10, 1)
+    again = evaluate(run, quick(baselines="whole", whole_epochs=1))
+    rows = {result["method"]: result for result in again["results"]}
+    assert (rows["whole"]["epochs"], len(rows["whole"]["accuracies"])) == (1, 1)
+
+
+def test_the_whole_training_set_is_all_of_it(run: Path) -> None:
+    evaluation = Evaluation(RunFolder(run), quick(baselines="whole"), Ranks())
+    trainer = evaluation._runner.get_trainer("convnet3")
+    images, labels = evaluation._sets.get(Task("whole", "convnet3", 0), trainer)
+    train = open_dataset("digits", hold_out=0.5)
+    everything = torch.cat([train.take(c, range(n)) for c, n in enumerate(train.class_sizes)])
+    assert torch.equal(images[torch.arange(len(images))], everything.float() / 255)
+    assert torch.bincount(labels).tolist() == list(train.class_sizes)
+
+
+def test_a_set_too_large_for_memory_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from m3d_fast.evaluation import training_sets
+
+    monkeypatch.setattr(training_sets, "free_bytes", lambda device: 1000)
+    with pytest.raises(UserError, match=r"719 training images take 0.00 GB on cpu, .* leave out"):
+        evaluate(run, quick(baselines="whole"))
+
+
+def test_the_initial_images_are_left_out_on_request(tmp_path: Path) -> None:
+    given = {"dataset": "digits", "iterations": 1, "real_batch": 4, "device": "cpu"}
+    condense(CondenseConfig(**given, out=str(tmp_path)))
+    methods = [r["method"] for r in evaluate(tmp_path, quick(initial=False))["results"]]
+    assert methods == ["m3d"]
