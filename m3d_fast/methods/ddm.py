@@ -101,7 +101,7 @@ class DDM(KernelOptions, Method):
             maps = self._choose_layers(network.maps(images, cast(At, self.at)))
             exact = torch.is_grad_enabled()  # of synthetic images, which are few
             if self.mm_weight:
-                mean += [average_maps(layer, exact=exact) for layer in maps]
+                mean += [average_maps(layer) for layer in maps]
             if self.cm_weight:
                 mean += [average_grams(layer, exact=exact) for layer in maps]
         return Reading((network.embed(images),), tuple(mean))
