@@ -1,6 +1,6 @@
 """Real images of a set that is held on the device as a whole."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import cycle as repeat_endlessly
 
@@ -57,6 +57,12 @@ class MemoryImages(SampledImages):
     ) -> AbstractContextManager[Iterator[Tensor]]:
         """``batch`` of each entry of ``cycle`` in turn, endlessly; see ``RealImages``."""
         return nullcontext(self.batch(classes, per_class) for classes in repeat_endlessly(cycle))
+
+    def read_rows(
+        self, iterate_rows: Callable[[], Iterator[IntArray]]
+    ) -> AbstractContextManager[Iterator[Tensor]]:
+        """Images of any classes by row; see ``RealImages``."""
+        return nullcontext(self._fetch(rows, ()) for rows in iterate_rows())
 
     def ordered(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Every image once, class by class: uint8 ``(B, C, H, W)`` and int64 labels ``(B,)``.

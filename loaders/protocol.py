@@ -1,6 +1,6 @@
 """What the engine needs of real images, and the loaders of a back end."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -53,6 +53,21 @@ class RealImages(Protocol):
 
     def take(self, class_index: int, indices: Indices) -> Tensor:
         """The given images of one class, uint8 ``(len(indices), C, H, W)``; draws nothing."""
+        ...
+
+    def read_rows(
+        self, iterate_rows: Callable[[], Iterator[IntArray]]
+    ) -> AbstractContextManager[Iterator[Tensor]]:
+        """Images of any classes by row, those of class 0 first: uint8 ``(len(rows), C, H, W)``.
+
+        Args:
+            iterate_rows: gives the same arrays of rows every time it is called, none of them empty;
+                what is not in memory is decoded ahead, in their order.
+
+        Returns:
+            A context; within it, one tensor per array, valid until the next one is requested.
+            Draws nothing.
+        """
         ...
 
     def take_each(self, classes: Sequence[int], indices: Sequence[Indices]) -> Iterator[Tensor]:

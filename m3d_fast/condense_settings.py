@@ -7,13 +7,13 @@ from typing import Any, Generic, TypeVar
 
 from .coreset import CORESETS
 from .loaders import DATASETS
-from .methods import METHODS
+from .methods import METHODS, TERMS
 from .methods.kernels import KERNELS
 from .networks import CONDENSING
-from .settings import number_or_auto, option, setting
+from .settings import number_or_auto, option, setting, weights
 
 # where the network of an iteration comes from
-SOURCES = ("random",)
+SOURCES = ("random", "pool", "queue", "real", "synthetic")
 
 # type of a setting that is not given: None in CondenseConfig, Never in ResolvedConfig
 Absent = TypeVar("Absent")
@@ -73,6 +73,13 @@ class CondenseSettings(Generic[Absent]):
         help="an option of the method; may be repeated",
         parse=option,
     )
+    add: Mapping[str, float] | Absent = setting(
+        group="method",
+        metavar="TERM:WEIGHT,...",
+        help=f"terms added to the method's loss: {', '.join(TERMS)} (with networks from a pool) "
+        "[none]",
+        parse=weights,
+    )
     kernel: str | None = setting(
         group="method",
         metavar="NAME",
@@ -126,6 +133,23 @@ class CondenseSettings(Generic[Absent]):
     )
     ipm: int | Absent = setting(
         group="method", metavar="N", help="iterations per model, then another network [m3d: 5]"
+    )
+    pool: int | Absent = setting(
+        group="method",
+        metavar="N",
+        help="networks of the pool, trained once for all runs that share it in ~/.cache/m3d_fast, "
+        "or $M3D_FAST_CACHE [10; digits 3]",
+    )
+    pool_epochs: float | Absent = setting(
+        group="method",
+        metavar="F",
+        help="passes over the training set that train each network of the pool [60; digits 5]",
+    )
+    pool_stages: int | Absent = setting(
+        group="method",
+        metavar="N",
+        help="stages of its training, equally far apart, at which a network of the pool embeds; 0 "
+        "mixes its weights as drawn and as trained [0]",
     )
     network: str | Absent = setting(
         group="method", metavar="NAME", help=f"embeds the images: {', '.join(CONDENSING)} [by size]"

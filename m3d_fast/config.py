@@ -18,7 +18,7 @@ from .common.hardware import (
 from .condense_settings import SOURCES, CondenseSettings
 from .coreset import CORESETS
 from .loaders import CACHES, LOADERS, check_split, dataset_info, file_name, image_side
-from .methods import METHODS, Method, build_method
+from .methods import METHODS, Method, Scope, add_terms, build_method, find_method
 from .networks import CONDENSING, build_network, check_network
 from .presets import Preset, Setting, fit_preset, network_for, shared_preset
 from .settings import defaults_of
@@ -30,14 +30,15 @@ PRESETS = ("default", "paper", "m3d")
 MACHINE = ("device", "precision", "compile", "cuda_graphs", "class_chunk", "profile")
 
 # settings of steps, which a coreset has not, and those of real images as they are
-STEPS = ("lr_img", "momentum", "real_batch", "networks_from", "ipm", "augment", "kernel", "budget")
+STEPS = (
+    *("budget", "lr_img", "momentum", "real_batch", "networks_from", "ipm", "augment", "kernel"),
+    *("add", "pool", "pool_epochs", "pool_stages"),
+)
 AS_THEY_ARE = {"iterations": 0, "factor": 1, "init": "real"}
-
-MAX_DECODED = 200  # synthetic images of a class per step; of more, a random choice
 
 
 def _choose_precision(method: Method, device: str) -> str:
-    if method.exact:
+    if method.float32_only:
         return "tf32" if device.startswith("cuda") else "fp32"
     return default_precision(device)
 
@@ -87,12 +88,17 @@ class CondenseConfig(CondenseSettings[None]):
         return config
 
     def _choose_method_settings(self, method: str, setting: Setting, device: str) -> dict[str, Any]:
-        objective = build_method(method, self._collect_options())
+        objective = build_method(
+            method, {**find_method(method).options_for(setting), **self._collect_options()}
+        )
+        add = dict(self.add or {})
+        combined = add_terms(objective, add)
         return asdict(self._choose_preset(objective, setting)) | {
             "options": asdict(objective),
+            "add": add,
             "kernel": getattr(objective, "kernel", None),
-            "networks_from": objective.networks_from,
-            "precision": _choose_precision(objective, device),
+            "networks_from": combined.networks_from,
+            "precision": _choose_precision(combined, device),
         }
 
     def _fix_coreset_settings(self, coreset: str, device: str) -> dict[str, Any]:
@@ -184,17 +190,58 @@ class ResolvedConfig(CondenseSettings[Never]):
 
     def _check_steps(self) -> None:
         check_name("init", self.init, INITS)
-        check_name("networks_from", self.networks_from, SOURCES)
-        for name in ("iterations", "real_batch", "ipm", "lr_img"):
+        self._check_networks_and_scope()
+        for name in ("iterations", "real_batch", "ipm", "lr_img", "pool", "pool_epochs"):
             check_positive(name, getattr(self, name))
         if not 0 <= self.momentum < 1:
             raise UserError(f"momentum: expected a number from 0 to below 1, got {self.momentum}")
-        if self.precision == "bf16" and self.build_method().exact:
+        if self.precision == "bf16" and self.build_method().float32_only:
             raise UserError(
                 f"precision: {self.method} matches gradients, which bf16 is too coarse for; "
                 f"expected fp32 or tf32"
             )
         parse_strategy(self.augment)
+
+    def _check_networks_and_scope(self) -> None:
+        check_name("networks_from", self.networks_from, SOURCES)
+        if self.build_method().experts and self.networks_from != "pool":
+            raise UserError(
+                f"networks_from: {self.method} reads fully trained networks too, which only a pool "
+                f"has; expected pool, got {self.networks_from}"
+            )
+        if self.pool_stages < 0:
+            raise UserError(f"pool_stages: expected a whole number >= 0, got {self.pool_stages}")
+        if self.scope == "joint" and self.class_chunk is not None:
+            raise UserError(
+                f"class_chunk: {self.method} compares all classes with each other, so that they "
+                f"are stepped together; leave out --class-chunk, or give auto"
+            )
+
+    def check_ranks(self, count: int) -> None:
+        """Refuse several processes for a run whose classes depend on each other.
+
+        Raises:
+            UserError: saying why one process must have all classes.
+        """
+        if count == 1 or self.scope == "class":
+            return
+        reason = {
+            "joint": "compares all classes with each other",
+            "set": "trains its networks on the whole synthetic set",
+        }[self.scope]
+        raise UserError(
+            f"{count} processes were started, but {self.method} {reason}, so that one process must "
+            f"have them all; start it without torchrun"
+        )
+
+    @property
+    def scope(self) -> Scope:
+        """What a class's step depends on, of method and source: a "class", the "set", or "joint".
+
+        See :class:`m3d_fast.methods.Method`.
+        """
+        own = self.build_method().scope
+        return "set" if own == "class" and self.networks_from == "synthetic" else own
 
     @property
     def selects(self) -> bool:
@@ -202,8 +249,8 @@ class ResolvedConfig(CondenseSettings[Never]):
         return self.method in CORESETS
 
     def build_method(self) -> Method:
-        """The objective, with its options."""
-        return build_method(self.method, self.options)
+        """The objective, with its options and the terms added."""
+        return add_terms(build_method(self.method, self.options), self.add)
 
     @property
     def decoded_per_class(self) -> int:
@@ -211,6 +258,11 @@ class ResolvedConfig(CondenseSettings[Never]):
         return self.ipc * self.factor**2
 
     @property
+    def synthetic_per_step(self) -> int:
+        """Decoded images of a class in one step; of more, a random choice."""
+        return min(self.decoded_per_class, self.build_method().max_synthetic)
+
+    @property
     def images_through_network(self) -> int:
         """Images embedded in the whole run, counted for ten classes."""
-        return 10 * (self.real_batch + min(self.decoded_per_class, MAX_DECODED)) * self.iterations
+        return 10 * (self.real_batch + self.synthetic_per_step) * self.iterations

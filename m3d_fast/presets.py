@@ -43,6 +43,8 @@ class Preset:
         init: initial images: mix, real or noise.
         momentum: of the images' SGD.
         ipm: iterations per model, then another network.
+        pool, pool_epochs, pool_stages: networks of a pool, passes over the training set that train
+            each, and stages of the training that embed (0: mixtures of drawn and trained).
     """
 
     iterations: int = 10_000
@@ -53,6 +55,9 @@ class Preset:
     init: str = "mix"
     momentum: float = 0.5
     ipm: int = 5
+    pool: int = 10
+    pool_epochs: float = 60.0
+    pool_stages: int = 0
 
 
 # M3D (arXiv 2312.15927), implementation details: 10,000 iterations on low-resolution sets and 1,000
@@ -61,7 +66,15 @@ class Preset:
 LOW_RESOLUTION = Preset()
 HIGH_RESOLUTION = Preset(iterations=1_000, lr_img=0.1, factor=3, real_batch=64)
 # scikit-learn's digits, 1,797 images of 16 px: a first try takes seconds, whatever the method
-DIGITS_ITERATIONS, DIGITS_BATCH = 200, 64
+DIGITS_ITERATIONS, DIGITS_BATCH, DIGITS_POOL, DIGITS_POOL_EPOCHS = 200, 64, 3, 5.0
+
+# images of a class, where the batches of IDM and NCFM would exceed it
+CLASS_SIZES = {"cifar100": 500, "tinyimagenet": 500}
+
+# NCFM's AdamW moves every pixel by its rate, 0.001, in the first step. SGD does so on average at
+# 0.001 / 0.42, the RMS gradient of digits enlarged to 32 px, one image per class; it falls as
+# 1 / (images per class x pixels) (4 images: 0.107; 16 px: 1.6)
+NCFM_LR = 2.4e-3
 
 # DM (arXiv 2110.04181): real images, a new network every iteration, one operation of DSA per draw
 DM = Preset(iterations=20_000, factor=1, real_batch=256, init="real", ipm=1)
@@ -75,12 +88,80 @@ def fit_preset(preset: Preset, setting: Setting) -> Preset:
         preset,
         iterations=min(preset.iterations, DIGITS_ITERATIONS),
         real_batch=min(preset.real_batch, DIGITS_BATCH),
+        pool=min(preset.pool, DIGITS_POOL),
+        pool_epochs=min(preset.pool_epochs, DIGITS_POOL_EPOCHS),
     )
 
 
 def dm_preset(setting: Setting) -> Preset:
     """The preset of DM and of the methods that take its settings over."""
     return replace(DM, augment=f"one:{dsa_strategy(setting.dataset)}")
+
+
+def datadam_preset(setting: Setting) -> Preset:
+    """DataDAM (arXiv 2310.00093): as DM, fewer iterations, which it varies from 8,000 to 20,000."""
+    batch = 64 if setting.high_resolution else 256
+    return replace(dm_preset(setting), iterations=8_000, real_batch=batch)
+
+
+def cafe_preset(setting: Setting) -> Preset:
+    """CAFE (arXiv 2203.01531); published, the rate is halved at 1,200, 1,600 and 1,800."""
+    return replace(DM, iterations=2_000, lr_img=0.1, augment="none")
+
+
+def idm_preset(setting: Setting) -> Preset:
+    """IDM (arXiv 2307.09742); with one image per class it sees 5,000 real images in each step."""
+    batch = min(5_000, CLASS_SIZES.get(setting.dataset, 5_000)) if setting.ipc == 1 else 256
+    return replace(dm_preset(setting), factor=2, init="mix", real_batch=batch, lr_img=0.2)
+
+
+def dc_preset(setting: Setting) -> Preset:
+    """DC (arXiv 2006.05929): 1,000 networks, each for as many steps as images per class.
+
+    Published for 1 to 50 images per class; of more, a network serves 50 steps.
+    """
+    steps = min(setting.ipc, 50)
+    return replace(DM, iterations=1_000 * steps, ipm=steps, lr_img=0.1, augment="none")
+
+
+def dsa_preset(setting: Setting) -> Preset:
+    """DSA (arXiv 2102.08259): DC with one operation of the augmentation per draw."""
+    return replace(dc_preset(setting), augment=f"one:{dsa_strategy(setting.dataset)}")
+
+
+def idc_preset(setting: Setting) -> Preset:
+    """IDC (arXiv 2205.14959): 2,000 networks (from 65 px on 500), each for 100 steps.
+
+    The learning rate grows with the images per class and with the area of the image, as in the
+    paper's code; that of Fashion-MNIST is of derived configurations.
+    """
+    high, name = setting.high_resolution, setting.dataset
+    networks, batch = (500, 64) if high else (2_000, 128)
+    base = 224 if high else 28 if name in ("mnist", "fashionmnist") else 32  # px
+    lr = 1e-4 if name == "fashionmnist" else 5e-3
+    return Preset(
+        iterations=100 * networks,
+        ipm=100,
+        lr_img=lr * setting.ipc / 10 * (setting.size / base) ** 2,
+        factor=3 if high else 2,
+        real_batch=128 if name == "imagenet100" else batch,
+    )
+
+
+def dance_preset(setting: Setting) -> Preset:
+    """DANCE (arXiv 2406.01063)."""
+    lr = (0.1 if setting.high_resolution else 0.01) * setting.ipc
+    return Preset(lr_img=lr, augment=f"one:{dsa_strategy(setting.dataset)}", ipm=1)
+
+
+def ncfm_preset(setting: Setting) -> Preset:
+    """NCFM (arXiv 2502.20653), but for its optimiser, AdamW at 0.001, which the engine has not.
+
+    NCFM_LR moves a pixel as far per step, as measured (see there).
+    """
+    batch = min(1_024, CLASS_SIZES.get(setting.dataset, 1_024))
+    lr = NCFM_LR * setting.ipc * (setting.size / 32) ** 2
+    return Preset(iterations=20_000, lr_img=lr, real_batch=batch, ipm=1)
 
 
 def dsa_strategy(dataset: str) -> str:

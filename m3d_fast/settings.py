@@ -48,6 +48,12 @@ def option(text: str) -> tuple[str, str]:
     return name.strip().replace("-", "_"), value.strip()
 
 
+def weights(text: str) -> dict[str, float]:
+    """Names and weights of ``NAME:WEIGHT,...``."""
+    pairs = [part.partition(":") for part in text.split(",")]
+    return {name.strip(): float(weight) for name, _, weight in pairs}
+
+
 def number_or_auto(text: str) -> int | None:
     """A whole number, or None for "auto"."""
     return None if text == "auto" else int(text)

@@ -12,6 +12,7 @@ from m3d_fast.command_line import to_arguments
 from m3d_fast.common.errors import UserError
 from m3d_fast.condense import build_parser
 from m3d_fast.config import ResolvedConfig
+from m3d_fast.methods.m3d import M3D
 from m3d_fast.run.folder import RunFolder
 
 
@@ -39,6 +40,55 @@ def test_what_is_given_wins_over_the_preset() -> None:
     )
     assert (config.lr_img, config.factor, config.iterations) == (0.3, 1, 5)
     assert config.network == "resnetap10"
+
+
+class Joint(M3D):
+    """A method that compares all classes with each other."""
+
+    scope = "joint"
+
+
+class Expert(M3D):
+    """A method that reads fully trained networks."""
+
+    experts = True
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"method": f"{__name__}:Expert"},
+            r"Expert reads fully trained networks too, which only a pool has; expected pool, got "
+            r"random",
+        ),
+        (
+            {"method": f"{__name__}:Joint", "class_chunk": 4},
+            r"class_chunk: .*Joint compares all classes with each other, .*leave out --class-chunk",
+        ),
+        ({"networks_from": "pol"}, r"networks_from: 'pol' is not known; did you mean pool"),
+        ({"networks_from": "pool", "pool": 0}, r"pool: expected a number above 0, got 0"),
+        ({"networks_from": "pool", "pool_epochs": -1.0}, r"pool_epochs: expected a number above 0"),
+        ({"networks_from": "pool", "pool_stages": -1}, r"pool_stages: expected a whole number >="),
+    ],
+)
+def test_a_source_or_chunk_that_a_method_cannot_have_is_refused(given, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        resolve(dataset="digits", **given)
+
+
+def test_methods_of_which_one_process_has_all_classes_refuse_ranks() -> None:
+    joint = resolve(dataset="digits", method=f"{__name__}:Joint")
+    joint.check_ranks(1)
+    expected = r"3 processes were started, but .*Joint compares all classes .* without torchrun"
+    with pytest.raises(UserError, match=expected):
+        joint.check_ranks(3)
+    synthetic = resolve(dataset="digits", networks_from="synthetic", class_chunk=3)
+    assert (joint.scope, synthetic.scope) == ("joint", "set")
+    with pytest.raises(UserError, match="m3d trains its networks on the whole synthetic set"):
+        synthetic.check_ranks(2)
+    for source in ("random", "pool", "queue", "real"):
+        resolve(dataset="digits", networks_from=source).check_ranks(3)
 
 
 def test_resolving_twice_changes_nothing() -> None:

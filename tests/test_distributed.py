@@ -61,6 +61,31 @@ def test_three_ranks_end_with_the_bytes_of_one_process(alone: Path, tmp_path: Pa
     assert len(reports) == 1, "the first rank reports, for all"
 
 
+def test_ranks_train_one_pool_and_end_with_the_bytes_of_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = ("--networks-from", "pool", "--pool", "2", "--pool-epochs", "0.1", "--iterations", "4")
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    for out in (alone, shared):
+        monkeypatch.setenv("M3D_FAST_CACHE", str(out / "cache"))
+        flags = condense_digits(out / "run", "--class-chunk", "1", *pool)
+        done = run("condense", *flags) if out == alone else run_ranks(2, "condense", *flags)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("training a pool of 2 networks") == 1
+        assert len(list((out / "cache/pools").glob("*.safetensors"))) == 1
+        content = json.loads((out / "run/config.json").read_text())
+        assert content["pretraining_seconds"] > 0
+    same_result(shared / "run", alone / "run")
+
+
+def test_a_method_of_one_process_refuses_ranks_before_any_work(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = run_ranks(2, "condense", *condense_digits(out, "--networks-from", "synthetic"))
+    assert "m3d trains its networks on the whole synthetic set" in done.stderr
+    assert "exitcode  : 2" in done.stderr
+    assert not out.exists()
+
+
 def test_one_of_three_ranks_is_killed_and_two_go_on(alone: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     job = start_ranks(3, "condense", *condense_digits(out, *SETTINGS))

@@ -8,8 +8,8 @@ from tests.helpers.sources import ROOT, module_files
 
 # a room imports from rooms of later lines alone; those of one line do not know each other
 FLOORS = (
-    ("condense", "evaluate", "compare"),
-    ("construction", "comparison"),
+    ("condense", "evaluate", "compare", "moments"),
+    ("construction", "comparison", "analysis"),
     ("engine", "evaluation"),
     ("run", "initial"),
     ("config",),

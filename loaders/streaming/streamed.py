@@ -1,7 +1,7 @@
 """Real images that a back end decodes while the engine computes."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from itertools import chain
 from itertools import cycle as repeat_endlessly
 
@@ -84,6 +84,16 @@ class StreamedImages(SampledImages):
 
         with self._reader.read(iterate_rows, list(chain.from_iterable(entries))) as tensors:
             yield self._count_drawn(tensors, entries, per_class)
+
+    def read_rows(
+        self, iterate_rows: Callable[[], Iterator[IntArray]]
+    ) -> AbstractContextManager[Iterator[Tensor]]:
+        """Images of any classes by row, decoded ahead; see ``RealImages``.
+
+        Raises:
+            DataError: from the iterator, if reading fails.
+        """
+        return self._reader.read(iterate_rows, range(self.num_classes))
 
     def ordered(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Every image once, class by class: uint8 ``(B, C, H, W)`` and int64 labels ``(B,)``.

@@ -16,6 +16,12 @@ PURPOSES = (
     "evaluation-network",
     "evaluation-training",
     "coreset",
+    "pool-network",
+    "pool-training",
+    "pool-choice",
+    "queue-choice",
+    "network-training",
+    "probe-noise",
 )
 
 

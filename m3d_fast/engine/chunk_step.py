@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from ..augment import UNIFORMS
-from ..config import MAX_DECODED, ResolvedConfig
+from ..config import ResolvedConfig
 from ..methods import Method, Views
 from ..networks.arithmetic import convolutions
 from ..synthetic import decode
@@ -25,7 +25,7 @@ class Buffers:
         real: uint8 ``(k, n, channels, H, W)``.
         draws: augmentation, ``(k, UNIFORMS)``.
         labels: numbers of the classes, int64 ``(k,)``.
-        selected: indices of the decoded images in use, int64 ``(k, MAX_DECODED)``; None for all.
+        selected: indices of the decoded images in use, int64 ``(k, m)``; None for all.
         losses: ``(k, terms)``, written if the value is requested.
         finite: bool ``(k,)``, whether the gradient of each class is finite; written.
     """
@@ -50,13 +50,14 @@ class Buffers:
         """Buffers for this many classes and terms of the loss, filled with black images."""
         images = (classes, config.ipc, *image_shape)
         real = (classes, config.real_batch, *image_shape)
-        some = config.decoded_per_class > MAX_DECODED
+        shown = config.synthetic_per_step
+        some = config.decoded_per_class > shown
         return cls(
             PixelState(torch.zeros(images, device=device), torch.zeros(images, device=device)),
             torch.zeros(real, dtype=torch.uint8, device=device),
             torch.zeros(classes, UNIFORMS, device=device),
             torch.arange(classes, device=device),
-            torch.arange(MAX_DECODED, device=device).repeat(classes, 1) if some else None,
+            torch.arange(shown, device=device).repeat(classes, 1) if some else None,
             torch.zeros(classes, terms, device=device),
             torch.zeros(classes, dtype=torch.bool, device=device),
         )

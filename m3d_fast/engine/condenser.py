@@ -4,10 +4,10 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.profiler import record_function
 
 from ..augment import draw, parse_strategy
@@ -15,11 +15,11 @@ from ..common.cuda_graph import CudaGraphRunner
 from ..common.errors import UserError
 from ..common.hardware import free_bytes
 from ..common.seeds import generator
-from ..config import MAX_DECODED, ResolvedConfig
+from ..config import ResolvedConfig
 from ..initial import initial_pixels
 from ..loaders import RealImages
 from ..networks import build_network
-from ..run.checkpoint import SAMPLER
+from ..run.checkpoint import NETWORKS, SAMPLER
 from .chunk_step import Buffers, ChunkStep
 from .chunking import (
     CPU_SYNTHETIC_IMAGES,
@@ -28,8 +28,8 @@ from .chunking import (
     split_evenly,
 )
 from .embedding import Embedder
-from .network_sources import RandomNetworks
 from .pixel_store import DevicePixels, HostPixels, PixelState, fits_on_device, state_bytes
+from .sources.registry import build_source
 
 log = logging.getLogger("m3d_fast")
 
@@ -76,21 +76,12 @@ class Condenser:
         self.config, self.real, self.device = config, real, real.device
         self.method = config.build_method()
         self.classes = range(real.num_classes) if classes is None else classes
-        self.embedder = Embedder(
-            build_network(config.network, real.image_shape[0], config.size, real.num_classes),
-            self.method.probe,
-            self.device,
-            config.precision,
-            config.compile,
-            mean=real.mean,
-            std=real.std,
-            operations=parse_strategy(config.augment),
-        )
-        self._source = RandomNetworks(self.embedder, config)
+        self.embedder = self._build_embedder()
+        # like the state, before the chunk's memory is measured: what is allocated counts as taken
+        self._source = build_source(config, self.embedder, real, lambda: self.pixels)
         if host_pixels is None:
             host_pixels = not self._pixels_fit_on_device()
         home = torch.device("cpu") if host_pixels else self.device
-        # before the chunk's memory is measured: what is allocated now counts as taken
         state = PixelState.start(initial_pixels(real, config, self.classes, device=home))
         self._rows = split_evenly(len(self.classes), self._choose_chunk_size(host_pixels))
         self.chunks = [self.classes[rows] for rows in self._rows]
@@ -104,8 +95,8 @@ class Condenser:
         self._advance: Callable[[int, bool], None] = self._build_step()
         self._batches: Iterator[Tensor] | None = None
         self._loading = ExitStack()
-        synthetic = min(config.decoded_per_class, MAX_DECODED)
-        self.images_per_step = len(self.classes) * (config.real_batch + synthetic)
+        self._shown = config.synthetic_per_step  # decoded images of a class in one step
+        self.images_per_step = len(self.classes) * (config.real_batch + self._shown)
 
     @property
     def pixels(self) -> Tensor:
@@ -114,6 +105,11 @@ class Condenser:
         The tensor itself, on its own device, safe to read and write until the next step.
         """
         return self._store.settle().pixels
+
+    @property
+    def pretraining_seconds(self) -> float:
+        """Seconds that training the networks took before this run, or before another one; or 0."""
+        return self._source.pretraining_seconds
 
     def step(self, iteration: int, *, value: bool = True) -> IterationResult:
         """Step every class once under the network of ``iteration``.
@@ -124,9 +120,12 @@ class Condenser:
         """
         self._source.load(iteration)
         seed, count = self.config.seed, len(self.classes)
+        self.embedder.draw_noise(seed, iteration)
         first, last = self.classes.start, self.classes.stop
         stream = generator(seed, "augment", iteration, device=self.device)
         draws = draw(self.real.num_classes, stream)[first:last]
+        if self.method.scope == "joint":  # a draw of its own would tell one class from another
+            draws = draws[:1].expand_as(draws)
         selected = self._select_decoded(iteration)
         shape = (count, len(self.method.terms))
         losses = torch.empty(shape, device=self.device) if value else None
@@ -142,10 +141,12 @@ class Condenser:
                 finite[rows] = buffers.finite[:size]
                 if losses is not None:
                     losses[rows] = buffers.losses[:size]
+        with record_function("train networks"):
+            self._source.update(iteration)
         return IterationResult(losses, finite, loader_seconds)
 
     def seconds_per_iteration(self) -> float:
-        """Seconds of the steps of all chunks, measured on one; the state does not change."""
+        """Seconds of an iteration without loading, measured on a chunk; no state changes."""
         self._source.load(0)
         size = self._largest
         start = 0.0
@@ -155,7 +156,8 @@ class Condenser:
                 self._buffers.finite.cpu()
                 start = time.perf_counter()
         self._buffers.finite.cpu()
-        return (time.perf_counter() - start) / MEASURED_STEPS * len(self.classes) / size
+        seconds = (time.perf_counter() - start) / MEASURED_STEPS
+        return seconds * len(self.classes) / size + self._source.seconds_per_update()
 
     def close(self) -> None:
         """Stop the loader; the next step starts it again."""
@@ -189,13 +191,30 @@ class Condenser:
         return waited
 
     def _select_decoded(self, iteration: int) -> Tensor | None:
-        """Indices ``(C, MAX_DECODED)`` of the decoded images of this step; None for all."""
-        count = self.config.decoded_per_class
-        if count <= MAX_DECODED:
+        """Indices ``(C, m)`` of the decoded images of this step; None for all."""
+        count, shown = self.config.decoded_per_class, self._shown
+        if count == shown:
             return None
         stream = generator(self.config.seed, "select", iteration, device=self.device)
         numbers = torch.rand(self.real.num_classes, count, generator=stream, device=self.device)
-        return numbers.argsort(1)[self.classes.start : self.classes.stop, :MAX_DECODED]
+        return numbers.argsort(1)[self.classes.start : self.classes.stop, :shown]
+
+    def _build_embedder(self) -> Embedder:
+        config, real = self.config, self.real
+        network = build_network(config.network, real.image_shape[0], config.size, real.num_classes)
+        return Embedder(
+            network,
+            self.method.probe,
+            self.device,
+            config.precision,
+            config.compile,
+            mean=real.mean,
+            std=real.std,
+            operations=parse_strategy(config.augment),
+            probe_synthetic=self.method.probe_synthetic,
+            noise_shape=self.method.noise_shape(cast(nn.Linear, network.head).in_features),
+            experts=self.method.experts,
+        )
 
     def _allocate_buffers(self, classes: int) -> Buffers:
         shape, terms = self.real.image_shape, len(self.method.terms)
@@ -222,9 +241,11 @@ class Condenser:
 
     def _choose_chunk_size(self, host_pixels: bool) -> int:
         """Classes stepped together: as set, or what a CPU's caches or a GPU hold."""
-        synthetic = min(self.config.decoded_per_class, MAX_DECODED)
+        synthetic = self.config.synthetic_per_step
         if self.config.class_chunk is not None:
             return self.config.class_chunk
+        if self.config.scope == "joint":
+            return len(self.classes)
         if self.device.type == "cpu":
             return max(1, CPU_SYNTHETIC_IMAGES // synthetic)
         most = count_saturating_classes(
@@ -256,7 +277,9 @@ class Condenser:
         """All tensors that a resumed run needs, besides the number of iterations done."""
         pixels = self._store.settle()._asdict()
         positions = self.real.state_dict().items()
-        return pixels | {f"{SAMPLER}{name}": torch.from_numpy(v) for name, v in positions}
+        samplers = {f"{SAMPLER}{name}": torch.from_numpy(v) for name, v in positions}
+        networks = {f"{NETWORKS}{name}": tensor for name, tensor in self._source.state().items()}
+        return pixels | samplers | networks
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Restore what :meth:`state` returned.
@@ -271,10 +294,11 @@ class Condenser:
             raise UserError("the checkpoint holds tensors of other shapes than this run's")
         for name, tensor in self._store.settle()._asdict().items():
             tensor.copy_(tensors[name])
-        self.real.load_state_dict(
-            {
-                name.removeprefix(SAMPLER): tensor.numpy()
-                for name, tensor in tensors.items()
-                if name.startswith(SAMPLER)
-            }
-        )
+        positions = _select_by_prefix(tensors, SAMPLER).items()
+        self.real.load_state_dict({name: tensor.numpy() for name, tensor in positions})
+        self._source.load_state(_select_by_prefix(tensors, NETWORKS))
+
+
+def _select_by_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Those whose name begins with ``prefix``, without it."""
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from ..augment import augment
+from ..common.seeds import generator
 from ..methods.protocol import At, Network, Reading, Views
 from ..networks.arithmetic import CPU_PIECE, compile_per_shape
 
@@ -37,12 +38,29 @@ class NetworkView:
     Args:
         module: the network, in the precision of the run.
         layout: of the images in memory.
+        accuracy: of the network, ``()``.
+        noise: random numbers of the iteration.
+        expert: the network after all of its training, if there is one.
     """
 
-    def __init__(self, module: nn.Module, layout: torch.memory_format) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        layout: torch.memory_format,
+        accuracy: Tensor,
+        noise: Tensor,
+        expert: "NetworkView | None" = None,
+    ) -> None:
         self.module, self._layout = module, layout
+        self.accuracy, self.noise, self._expert = accuracy, noise, expert
         self._images: Tensor | None = None
         self._features: Tensor | None = None
+
+    @property
+    def expert(self) -> "NetworkView":
+        """The network after all of its training."""
+        assert self._expert is not None, "a method that reads experts sets Method.experts"
+        return self._expert
 
     def embed(self, images: Tensor) -> Tensor:
         """Last features before the head, ``(k, n, D)`` float32."""
@@ -82,12 +100,21 @@ class Embedder:
     Args:
         network: has ``embed(images)``, ``maps(images, at)`` and ``head``.
         probe: what is read: (network, images, labels) to a Reading.
+        probe_synthetic: what is read of synthetic images, if not the same.
         device: of the network and the images.
         precision: "bf16", "tf32" or "fp32"; features are float32 in any case.
         compile: whether to compile normalisation, augmentation, network and probe as one function.
         mean: per channel, pixels in [0, 1].
         std: per channel.
         operations: names of the augmentation's operations.
+        experts: whether probes read the fully trained network too.
+        noise_shape: of the random numbers that the probe finds in ``network.noise``.
+
+    Attributes:
+        network: float32 weights of the network of the iteration; :meth:`publish` what is written.
+        accuracy: of the network, ``()`` float32, written in place.
+        noise: random numbers of the iteration, written in place.
+        expert: the fully trained network that runs, written in place; None without ``experts``.
     """
 
     def __init__(
@@ -101,6 +128,9 @@ class Embedder:
         mean: tuple[float, ...],
         std: tuple[float, ...],
         operations: tuple[str, ...],
+        probe_synthetic: Probe | None = None,
+        noise_shape: tuple[int, ...] = (0,),
+        experts: bool = False,
     ) -> None:
         self.network = network.requires_grad_(False).to(device)  # float32
         self.device, self.compiled, self.operations = device, compile, operations
@@ -113,8 +143,11 @@ class Embedder:
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self._running_copy = copy.deepcopy(self.network).to(dtype)
         if channels_last:
-            _convert_to_channels_last(self._running_copy)
-        self._probe = probe
+            convert_to_channels_last(self._running_copy)
+        self.expert = copy.deepcopy(self._running_copy) if experts else None
+        self.accuracy = torch.zeros((), device=device)
+        self.noise = torch.zeros(noise_shape, device=device)
+        self._probe, self._probe_synthetic = probe, probe_synthetic or probe
         self._piece = CPU_PIECE if device.type == "cpu" else 1 << 30
         self._run: Callable[..., tuple[tuple[Tensor, ...], ...]] = self._prepare_and_read
         if compile:
@@ -125,6 +158,13 @@ class Embedder:
     def publish(self) -> None:
         """Copy the parameters of ``network`` to the copy that runs, in place."""
         torch._foreach_copy_(list(self._running_copy.parameters()), list(self.network.parameters()))
+
+    def draw_noise(self, seed: int, iteration: int) -> None:
+        """Fill ``noise``, a function of seed and iteration alone, in place."""
+        if self.noise.numel():
+            self.noise.normal_(
+                generator=generator(seed, "probe-noise", iteration, device=self.device)
+            )
 
     @contextmanager
     def run_eagerly(self) -> Iterator[None]:
@@ -166,19 +206,22 @@ class Embedder:
     def _read(self, views: Views, kind: str) -> Reading:
         if self.compiled:
             with record_function(f"network {kind}"):
-                return Reading(*self._run(*views))
+                return Reading(*self._run(*views, kind))
         with record_function("augmentation"):
             images = self._prepare(views.images, views.draws)
         with record_function(f"network {kind}"):
-            return self._apply_probe(images, views.labels)
+            return self._apply_probe(images, views.labels, kind)
 
     def _prepare_and_read(
-        self, images: Tensor, draws: Tensor, labels: Tensor
+        self, images: Tensor, draws: Tensor, labels: Tensor, kind: str
     ) -> tuple[tuple[Tensor, ...], ...]:
-        return tuple(self._apply_probe(self._prepare(images, draws), labels))
+        return tuple(self._apply_probe(self._prepare(images, draws), labels, kind))
 
-    def _apply_probe(self, images: Tensor, labels: Tensor) -> Reading:
-        return self._probe(NetworkView(self._running_copy, self._layout), images, labels)
+    def _apply_probe(self, images: Tensor, labels: Tensor, kind: str) -> Reading:
+        shared = (self._layout, self.accuracy, self.noise)
+        expert = None if self.expert is None else NetworkView(self.expert, *shared)
+        probe = self._probe if kind == "real" else self._probe_synthetic
+        return probe(NetworkView(self._running_copy, *shared, expert), images, labels)
 
 
 def _join_pieces(readings: list[Reading], sizes: list[int]) -> Reading:
@@ -202,7 +245,7 @@ def _join_classes(readings: list[Reading]) -> Reading:
     return Reading(each, mean)
 
 
-def _convert_to_channels_last(network: nn.Module) -> None:
+def convert_to_channels_last(network: nn.Module) -> None:
     """Give the weights of convolutions channels-last strides, also those of one input channel.
 
     torch treats a weight of one input channel as contiguous in either layout, and then convolves 8x

@@ -15,6 +15,7 @@ from ..loaders import RealImages, dataset_info
 from ..run.folder import RunFolder
 from .condenser import Condenser, IterationResult
 from .pixel_store import fits_on_device, state_bytes
+from .sources.registry import network_state_bytes
 
 log = logging.getLogger("m3d_fast")
 
@@ -60,9 +61,10 @@ def refuse_what_cannot_fit(
 def required_disk_bytes(config: ResolvedConfig, real: RealImages) -> int:
     """Peak of a run's bytes on disk: a checkpoint, and the next one while it is written.
 
-    The condensed set, half a checkpoint, is written when only one checkpoint is left.
+    The condensed set, at most half a checkpoint, is written when only one checkpoint is left.
     """
-    return 2 * state_bytes(real.num_classes, config.ipc, real.image_shape)
+    pixels = state_bytes(real.num_classes, config.ipc, real.image_shape)
+    return 2 * (pixels + network_state_bytes(config, real))
 
 
 def free_disk_bytes(run: RunFolder) -> int:

@@ -20,6 +20,7 @@ from .condenser import Condenser
 from .estimate import RunEstimate, refuse_what_cannot_fit
 from .metrics import Metrics
 from .profiling import profile_iterations
+from .sources.registry import TRAINED_ON_REAL_IMAGES, prepare_source
 
 log = logging.getLogger("m3d_fast")
 
@@ -44,6 +45,7 @@ def condense(config: CondenseConfig, *, resume: bool = False) -> SyntheticSet:
     with join_ranks() as ranks:
         with ranks.together():
             settings = resolve_resumed_config(config, resume=resume).resolve()
+            settings.check_ranks(ranks.size)
             run = RunFolder(settings.out)
             if ranks.leads:
                 run.check(settings, resume=resume)
@@ -53,11 +55,12 @@ def condense(config: CondenseConfig, *, resume: bool = False) -> SyntheticSet:
             with ranks.together():
                 classes = ranks.select_classes(real.num_classes)
                 refuse_what_cannot_fit(run, local, real, classes)
+            ranks.leader_first(lambda: prepare_source(local, real))
             with ranks.together():  # after every rank has checked the memory that they share
                 condenser = Condenser(local, real, classes)
             with ranks.together():
                 if ranks.leads:
-                    run.start(settings, resume=resume)
+                    run.start(settings, resume=resume, pretraining=condenser.pretraining_seconds)
             with ranks.together():
                 run.lock.share()
             Condensation(condenser, run, ranks).run()
@@ -65,8 +68,10 @@ def condense(config: CondenseConfig, *, resume: bool = False) -> SyntheticSet:
 
 
 def open_training_images(config: ResolvedConfig, ranks: Ranks) -> RealImages:
-    """Open the training images; if their number of classes is known, those of this rank alone."""
+    """Open the training images; if possible, those of this rank's classes alone."""
     known = dataset_info(config.dataset).num_classes
+    if config.networks_from in TRAINED_ON_REAL_IMAGES:
+        known = None
     real = open_dataset(
         config.dataset,
         config.data_root,

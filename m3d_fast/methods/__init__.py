@@ -1,6 +1,17 @@
 """Condensation objectives by name, and what a method of one's own extends."""
 
-from .protocol import Method, Network, Reading, Views
-from .registry import METHODS, build_method, find_method
+from .protocol import Method, Network, Reading, Scope, Views
+from .registry import METHODS, TERMS, add_terms, build_method, find_method
 
-__all__ = ["METHODS", "Method", "Network", "Reading", "Views", "build_method", "find_method"]
+__all__ = [
+    "METHODS",
+    "TERMS",
+    "Method",
+    "Network",
+    "Reading",
+    "Scope",
+    "Views",
+    "add_terms",
+    "build_method",
+    "find_method",
+]

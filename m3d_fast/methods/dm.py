@@ -6,12 +6,16 @@ from typing import ClassVar
 from torch import Tensor
 
 from ..presets import Preset, Setting, dm_preset
-from .protocol import Method, Reading, distance_of_means, total
+from .matching import FeatureMatching
+from .protocol import Method, Reading
 
 
 @dataclass(frozen=True)
-class DM(Method):
-    """Squared distance of the classes' mean real and synthetic features."""
+class DM(FeatureMatching, Method):
+    """Squared distance of the classes' mean real and synthetic features.
+
+    With ``matching=mmd`` it is M3D's loss in DM's setting (M3D, table 5).
+    """
 
     terms: ClassVar[tuple[str, ...]] = ("mean",)
 
@@ -24,4 +28,5 @@ class DM(Method):
         self, real: Reading, synthetic: Reading, value: bool
     ) -> tuple[Tensor | None, Tensor]:
         """The distance of the last features."""
-        return total([distance_of_means(real.each[0], synthetic.each[0])])
+        losses, objective = self.match(real.each[0], synthetic.each[0], value)
+        return None if losses is None else losses[:, None], objective

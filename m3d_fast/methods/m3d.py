@@ -4,11 +4,10 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import Tensor
-from torch.profiler import record_function
 
-from ..kernels import mmd2_and_grad
 from ..presets import Preset, Setting, shared_preset
 from .kernels import KernelOptions
+from .matching import mmd_losses
 from .protocol import Method, Reading
 
 
@@ -29,10 +28,6 @@ class M3D(KernelOptions, Method):
     def losses(
         self, real: Reading, synthetic: Reading, value: bool
     ) -> tuple[Tensor | None, Tensor]:
-        """The MMD of the last features, its gradient in closed form."""
-        (features,) = synthetic.each
-        with record_function("MMD"):
-            losses, gradient = mmd2_and_grad(
-                real.each[0], features.detach(), self.build_kernel(), value=value
-            )
-        return None if losses is None else losses[:, None], (features * gradient).sum()
+        """The MMD of the last features."""
+        losses, objective = mmd_losses(self, real.each[0], synthetic.each[0], value)
+        return None if losses is None else losses[:, None], objective

@@ -1,8 +1,9 @@
 """What a condensation objective is: what it reads of a network, and what it minimises."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -46,9 +47,20 @@ class Network(Protocol):
 
     Attributes:
         module: the network itself, over ``(B, channels, H, W)``, in the precision of the run.
+        accuracy: share of its last training images that the network classified correctly, ``()``
+            float32; 0 of one that the run has not trained.
+        noise: numbers of N(0, 1), anew for every iteration, float32, of the shape that the method
+            asks for (:meth:`Method.noise_shape`).
     """
 
     module: nn.Module
+    accuracy: Tensor
+    noise: Tensor
+
+    @property
+    def expert(self) -> "Network":
+        """The network after all of its training; of methods with ``experts`` alone."""
+        ...
 
     def embed(self, images: Tensor) -> Tensor:
         """Last features before the head, ``(k, n, D)`` float32."""
@@ -80,13 +92,17 @@ class Method(ABC):
             if the network depends on the whole synthetic set (one rank); "joint" if the loss needs
             all classes at once (one rank, one chunk).
         networks_from: the source of the embedding networks, unless set.
-        exact: whether the network must run in float32 or tf32.
+        float32_only: whether the network must run in float32 or tf32.
+        experts: whether the probe also reads ``network.expert``, which only a pool has.
+        max_synthetic: decoded images of a class in one step; of more, a random choice.
     """
 
     terms: ClassVar[tuple[str, ...]] = ("loss",)
     scope: ClassVar[Scope] = "class"
     networks_from: ClassVar[str] = "random"
-    exact: ClassVar[bool] = False
+    float32_only: ClassVar[bool] = False
+    experts: ClassVar[bool] = False
+    max_synthetic: ClassVar[int] = 200
 
     @classmethod
     def preset(cls, setting: Setting) -> Preset:
@@ -98,16 +114,29 @@ class Method(ABC):
         """Those exactly as published, where :meth:`preset` is better on held-out data."""
         return cls.preset(setting)
 
+    @classmethod
+    def options_for(cls, setting: Setting) -> Mapping[str, Any]:
+        """Options whose default depends on the data set."""
+        return {}
+
+    def noise_shape(self, features: int) -> tuple[int, ...]:
+        """Shape of ``network.noise``, for a network of this many last features."""
+        return (0,)
+
     def probe(self, network: Network, images: Tensor, labels: Tensor) -> Reading:
         """Read ``network``; compiled together with the augmentation.
 
         Args:
             network: of the iteration.
             images: augmented and normalised, ``(k, n, channels, H, W)``; of synthetic images the
-                result must be differentiable in them.
+                result must be differentiable in them. Draw no random numbers here.
             labels: int64 ``(k,)``.
         """
         return Reading(each=(network.embed(images),))
+
+    def probe_synthetic(self, network: Network, images: Tensor, labels: Tensor) -> Reading:
+        """:meth:`probe` of synthetic images, if more, or else, is read of them."""
+        return self.probe(network, images, labels)
 
     @abstractmethod
     def losses(

@@ -7,15 +7,40 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from ..common.checks import check_name
+from ..common.checks import check_name, check_positive
 from ..common.errors import UserError
+from .cafe import CAFE
+from .calibration import Calibration
+from .combined import Combined, Term
+from .dance import DANCE
+from .datadam import DataDAM
+from .ddm import DDM
 from .dm import DM
+from .gradient_matching import DC, DSA, IDC
+from .idm import IDM
 from .m3d import M3D
+from .moments import Moments
+from .ncfm import NCFM
 from .protocol import Method
 
 METHODS: dict[str, type[Method]] = {
     "m3d": M3D,
     "dm": DM,
+    "moments": Moments,
+    "ddm": DDM,
+    "datadam": DataDAM,
+    "cafe": CAFE,
+    "idm": IDM,
+    "dc": DC,
+    "dsa": DSA,
+    "idc": IDC,
+    "dance": DANCE,
+    "ncfm": NCFM,
+}
+
+# terms that any method can add to its loss
+TERMS: dict[str, type[Term]] = {
+    "calibration": Calibration,
 }
 
 
@@ -59,6 +84,22 @@ def build_method(name: str, options: Mapping[str, Any]) -> Method:
     return method(**values)
 
 
+def add_terms(method: Method, weights: Mapping[str, float]) -> Method:
+    """``method`` with the terms of these names, weighted, added to its loss.
+
+    Raises:
+        UserError: for an unknown term, one that the method has, or a weight out of range.
+    """
+    for name, weight in weights.items():
+        check_name("add", name, TERMS)
+        check_positive(f"add: weight of {name}", weight)
+        if name in method.terms:
+            raise UserError(f"add: the method has the term {name} already; set its option {name}")
+    if not weights:
+        return method
+    return Combined(method, tuple((TERMS[name](), weight) for name, weight in weights.items()))
+
+
 def parse_option(name: str, value: Any, kind: Any) -> Any:
     """``value``, which may be text, as an option of type ``kind``.
 
@@ -84,8 +125,9 @@ def _convert(value: Any, kind: Any) -> Any:
     if origin is tuple:
         parts = value.split(",") if isinstance(value, str) else value
         return tuple(_convert(part, arguments[0]) for part in parts)
-    if kind is bool and isinstance(value, str):
-        value = {"true": True, "false": False}.get(value.lower(), value)
+    if kind is bool and not isinstance(value, bool):
+        words = {"true": True, "1": True, "false": False, "0": False}
+        value = words.get(str(value).lower(), value)
     if kind in (int, float) and not isinstance(value, bool):
         number = float(value)
         if kind is int and not number.is_integer():  # nor are inf and nan

@@ -6,7 +6,6 @@ from contextlib import AbstractContextManager
 from typing import Any, TypeVar, cast
 
 import torch
-from torch import Tensor
 
 # images per forward on a CPU: activations stay in its caches (1.9x faster per image at 40 than at
 # 640, ConvNet-3 in bf16, 2 cores)
@@ -23,14 +22,26 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
-def convolutions(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """cuDNN's float32 arithmetic, whatever torch's global flags; it may benchmark algorithms."""
+def convolutions(
+    device: torch.device, precision: str, *, deterministic: bool = False
+) -> AbstractContextManager[object]:
+    """cuDNN's float32 arithmetic, whatever torch's global flags.
+
+    Args:
+        device: where the network runs; on a CPU nothing is set.
+        precision: of the network.
+        deterministic: take algorithms that give the same bits every time, instead of the fastest
+            of those that cuDNN compares.
+    """
     if device.type != "cuda":
         return contextlib.nullcontext()
     return cast(
         AbstractContextManager[object],
         torch.backends.cudnn.flags(
-            enabled=True, benchmark=True, deterministic=False, allow_tf32=precision == "tf32"
+            enabled=True,
+            benchmark=not deterministic,
+            deterministic=deterministic,
+            allow_tf32=precision == "tf32",
         ),
     )
 
@@ -44,13 +55,13 @@ def compile_per_shape(
     """Compile ``function`` once per shape of its arguments, for any number of shapes.
 
     Args:
-        function: of tensors; returns tensors.
+        function: of tensors and constants; returns tensors.
         fullgraph: whether what cannot be compiled raises instead of running eagerly.
     """
     compiled = torch.compile(function, dynamic=False, fullgraph=fullgraph)
     config: Any = torch._dynamo.config
 
-    def run(*arguments: Tensor) -> Result:
+    def run(*arguments: object) -> Result:
         with config.patch(recompile_limit=MAX_SHAPES, accumulated_recompile_limit=MAX_SHAPES):
             return compiled(*arguments)
 

@@ -1,9 +1,10 @@
 """A run's state on disk: shards of classes, of which a complete set exists at every instant.
 
 A shard holds the state of a range of classes: pixels, momentum and the position in each class's
-order of images. Networks and augmentation are functions of seed and iteration, so nothing else is
-kept. A shard of all classes is ``checkpoint.safetensors``, replaced atomically; others carry
-iteration and range in their names, and are removed when a newer set is complete.
+order of images. Augmentation is a function of seed and iteration, and so are networks that the run
+does not train; those it trains, the same on all ranks, are in the shard of the first class. A shard
+of all classes is ``checkpoint.safetensors``, replaced atomically; others carry iteration and range
+in their names, and are removed when a newer set is complete.
 """
 
 import logging
@@ -25,7 +26,8 @@ from ..common.tensors import read_metadata, read_tensors, write_tensors
 log = logging.getLogger("m3d_fast")
 
 CHECKPOINT_FORMAT = "m3d_fast checkpoint"
-SAMPLER = "sampler."  # prefix of tensors with a row for every class of the data set
+# prefixes of tensors with a row for every class of the data set, and of networks, without such rows
+SAMPLER, NETWORKS = "sampler.", "networks."
 
 # without --checkpoint-every: seconds between checkpoints, at least, and share of time, at most
 SECONDS_APART, SHARE_OF_TIME = 30.0, 0.01
@@ -58,7 +60,8 @@ class Checkpoints:
         """Write the shard of ``classes``.
 
         Args:
-            state: one row per class of ``classes``; in the sampler's tensors, per class of the set.
+            state: one row per class of ``classes``; in the sampler's tensors, per class of the set;
+                those of networks, the same on all ranks, are written by that of the first class.
             iteration: number of iterations done.
             classes: those of this shard.
             total: classes of the data set.
@@ -69,6 +72,7 @@ class Checkpoints:
         rows = {
             name: tensor[classes.start : classes.stop] if name.startswith(SAMPLER) else tensor
             for name, tensor in state.items()
+            if classes.start == 0 or not name.startswith(NETWORKS)
         }
         metadata = {
             "format": CHECKPOINT_FORMAT,
@@ -122,7 +126,8 @@ class Checkpoints:
             tensors, _ = read_tensors(shard.path, CHECKPOINT_FORMAT)
             first, stop = (max(0, c - shard.classes.start) for c in (classes.start, classes.stop))
             for name, tensor in tensors.items():
-                rows = tensor if name.startswith(SAMPLER) else tensor[first:stop]
+                whole = name.startswith((SAMPLER, NETWORKS))
+                rows = tensor if whole else tensor[first:stop]
                 parts.setdefault(name, []).append(rows)
         if not shards:
             return None
@@ -274,5 +279,7 @@ def _find_complete_set(shards: Iterable[Shard]) -> list[Shard]:
 
 
 def _join_rows(parts: Sequence[Tensor]) -> Tensor:
+    if len(parts) == 1:
+        return parts[0]
     filled = [part for part in parts if len(part)]
     return filled[0] if len(filled) == 1 else torch.cat(filled or list(parts))

@@ -57,8 +57,13 @@ class RunFolder:
         if not existing.is_dir() or not os.access(existing, os.W_OK):
             raise UserError(f"run folder {self.path} cannot be made: {existing} is not writable")
 
-    def start(self, config: ResolvedConfig, *, resume: bool) -> None:
+    def start(self, config: ResolvedConfig, *, resume: bool, pretraining: float = 0.0) -> None:
         """Make and lock the folder; write ``config.json``, or when resuming what changed.
+
+        Args:
+            config: settings of the run.
+            resume: whether the folder may hold the run already.
+            pretraining: seconds that training the run's networks took before its iterations.
 
         Raises:
             UserError: as :meth:`check`.
@@ -73,7 +78,11 @@ class RunFolder:
         if resume and self.config_file.exists():
             self._record_machine_changes(config)
         else:
-            content = {"settings": config.as_dict(), "environment": describe_environment()}
+            content = {
+                "settings": config.as_dict(),
+                "environment": describe_environment(),
+                "pretraining_seconds": pretraining,
+            }
             write_json(self.config_file, content)
         self.lock.share()  # with the other ranks of the job
 
@@ -146,6 +155,10 @@ class RunFolder:
                 f"run folder {self.path}: cannot be written ({error.strerror}); "
                 f"{self.checkpoints.describe_resume_point()}"
             ) from error
+
+    def pretraining_seconds(self) -> float:
+        """Time that training networks took before the run: a pool's, whichever run trained it."""
+        return float(read_json(self.config_file).get("pretraining_seconds", 0.0))
 
     def condensation_seconds(self) -> float:
         """Time spent in the iterations of the run; 0 before the first."""

@@ -18,6 +18,7 @@ from m3d_fast.config import CondenseConfig, ResolvedConfig
 from m3d_fast.engine import condenser as condenser_module
 from m3d_fast.engine.condenser import Condenser
 from m3d_fast.loaders import RealImages
+from m3d_fast.methods.m3d import M3D
 from m3d_fast.methods.protocol import Views
 from m3d_fast.synthetic import decode
 from tests.helpers.condensers import (
@@ -205,6 +206,19 @@ def test_a_gradient_that_is_not_finite_is_noticed_without_the_value() -> None:
     condenser = digits_condenser()
     condenser.pixels[7, 0, 0, 2, 2] = float("nan")
     assert condenser.step(0, value=False).finite.tolist() == [c != 7 for c in range(10)]
+
+
+class Joint(M3D):
+    """A method that compares all classes with each other."""
+
+    scope = "joint"
+
+
+def test_all_classes_of_a_joint_method_are_one_chunk() -> None:
+    many = {"ipc": 20, "real_batch": 4}  # more than a CPU's caches hold
+    assert len(digits_condenser(digits_settings(**many)).chunks) > 1
+    joint = digits_condenser(digits_settings(method=f"{__name__}:Joint", **many))
+    assert joint.chunks == [range(10)]
 
 
 @pytest.mark.parametrize("method", ["m3d", "dm"])

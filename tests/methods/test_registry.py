@@ -100,7 +100,7 @@ def test_the_paper_s_learning_rate_is_flat_and_ours_grows_with_ipc() -> None:
         ({"options": {"scales": "0"}}, "scales: expected a number above 0"),
         ({"options": {"scales": ()}}, "scales: expected at least one"),
         ({"kernel": "gausian"}, "did you mean gaussian"),
-        ({"method": "dm", "options": {"x": 1}}, "dm has no options"),
+        ({"method": "dc", "options": {"x": 1}}, "dc has no options"),
         ({"method": "no_such_module:Mine"}, "expected package.module:Class"),
         ({"method": "json:nothing"}, "expected package.module:Class"),
         ({"method": "json:loads"}, "expected a class that extends"),

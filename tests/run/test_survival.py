@@ -6,6 +6,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -16,13 +17,16 @@ import torch
 
 from m3d_fast import CondenseConfig, EvaluateConfig, condense, evaluate
 from m3d_fast.common.errors import UserError
+from m3d_fast.engine.sources import queue
 from m3d_fast.run.checkpoint import Checkpoints, CheckpointWriter
 from m3d_fast.run.folder import resolve_resumed_config
 from m3d_fast.run.lock import FolderLock
 from tests.helpers.commands import (
     PATIENCE,
     condense_digits,
+    environment,
     finish_run,
+    one_thread,
     resume_here,
     run,
     same_result,
@@ -97,6 +101,42 @@ def test_killed_while_writing_ends_with_the_same_bytes(straight, killed, tmp_pat
         file.write('{"iteration": 9, "lo')
     resume_here(out)
     same_result(out, straight)
+
+
+QUEUE = ("--networks-from", "queue", "--real-batch", "4", "--no-compile", "--precision", "fp32")
+# the queue of a run that takes seconds: a script, as its sizes are no settings
+SMALL_QUEUE = """
+import sys
+from m3d_fast.engine.sources import queue
+queue.BATCH, queue.STEPS, queue.iterations_per_network = 8, 2, lambda ipc: 4
+from m3d_fast.condense import main
+sys.exit(main())
+"""
+
+
+@pytest.fixture
+def _small_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue, "BATCH", 8)
+    monkeypatch.setattr(queue, "STEPS", 2)
+    monkeypatch.setattr(queue, "iterations_per_network", lambda ipc: 4)
+
+
+@pytest.mark.usefixtures("_small_queue")
+def test_networks_of_a_killed_run_are_those_of_one_that_was_not(tmp_path: Path) -> None:
+    killed, expected = tmp_path / "killed", tmp_path / "straight"
+    command = [sys.executable, "-c", SMALL_QUEUE, *condense_digits(killed, *QUEUE)]
+    process = subprocess.Popen(command, env=environment(), stderr=subprocess.DEVNULL)
+    wait_for(killed / "checkpoint.safetensors")
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert not (killed / "synthetic.safetensors").exists()
+    resume_here(killed)
+    with one_thread():
+        settings = json.loads((killed / "config.json").read_text())["settings"]
+        condense(CondenseConfig(**(settings | {"out": str(expected)})))
+    same_result(killed, expected)
+    name = "checkpoint.safetensors"
+    assert (killed / name).read_bytes() == (expected / name).read_bytes(), "networks included"
 
 
 # long enough that a signal sent after the second iteration finds it at work
@@ -254,6 +294,21 @@ def test_any_number_of_ranks_reads_what_any_other_wrote(tmp_path: Path) -> None:
         assert torch.equal(tensors["pixels"], whole["pixels"][classes.start : classes.stop])
         assert torch.equal(tensors["momentum"], whole["momentum"][classes.start : classes.stop])
         assert torch.equal(tensors["sampler.positions"], whole["sampler.positions"])
+
+
+def test_networks_are_the_first_shards_and_read_by_all(tmp_path: Path) -> None:
+    checkpoints, weights = Checkpoints(tmp_path), torch.arange(5.0)
+    networks = {"networks.weights": weights, "networks.accuracy": torch.tensor(0.5)}
+    for classes in (range(3), range(3, 4)):
+        whole = state(3.0)
+        rows = {k: v if "." in k else v[classes.start : classes.stop] for k, v in whole.items()}
+        checkpoints.save(rows | networks, 5, classes, 4)
+    _, second = sorted(tmp_path.iterdir())
+    assert b"networks" not in second.read_bytes(), "written once"
+    for classes in (range(4), range(3, 4)):
+        tensors, _ = checkpoints.load(classes) or ({}, 0)
+        assert all(torch.equal(tensors[name], value) for name, value in networks.items())
+        assert len(tensors["pixels"]) == len(classes)
 
 
 def test_the_newest_complete_checkpoint_counts(tmp_path: Path) -> None:

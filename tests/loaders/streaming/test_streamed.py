@@ -260,6 +260,23 @@ def test_an_error_while_reading_ahead_is_raised_and_nothing_counted() -> None:
     assert shelf.open == 0
 
 
+@pytest.mark.parametrize("cache", ["none", "auto", "host"])
+def test_rows_of_any_classes_are_read_in_order_beside_the_batches(
+    cache: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit_memory(9, monkeypatch)
+    real, twin, threads = open_streamed(cache=cache), open_in_memory(), threading.active_count()
+    rows = [np.array([16, 0, 4]), np.array([7, 7])]
+    with real.batches(CYCLE, 2) as stream:
+        assert torch.equal(next(stream), twin.batch(CYCLE[0], 2))
+        for images in (real, twin):
+            with images.read_rows(lambda: iter(rows)) as batches:
+                for batch, wanted in zip(batches, rows, strict=True):
+                    assert torch.equal(batch, IMAGES[wanted])
+        assert torch.equal(next(stream), twin.batch(CYCLE[1], 2))
+    assert threading.active_count() == threads
+
+
 def test_what_is_kept_is_read_once_and_in_order() -> None:
     shelf = Shelf(workers=1)
     real = open_streamed(shelf, cache="device")

@@ -1,0 +1,1 @@
+"""How far condensed sets are from the real images they stand for."""

@@ -1,0 +1,1 @@
+"""Where the embedding network of an iteration comes from."""

@@ -1,0 +1,48 @@
+"""A network trained on real images between the steps (IDC, arXiv 2205.14959)."""
+
+from ...common.seeds import derive_seed, generator
+from ...config import ResolvedConfig
+from ...loaders import RealImages
+from ...presets import protocol_for
+from ..embedding import Embedder
+from .trained import TrainedNetwork
+from .training import LabelledRows, NetworkTraining, Recipe, leave_out_cutout
+
+BATCH = 64
+IMAGES = 500  # after every step, rounded up to whole batches
+IMAGES_OF = {"cifar10": 2_000}
+
+
+class RealTrainedNetwork(TrainedNetwork):
+    """A network for every ``ipm`` iterations, trained on 500 real images (CIFAR-10: 2,000) a time.
+
+    IDC's SGD (learning rate 0.01, momentum 0.9, weight decay 5e-4, batches of 64) with CutMix; the
+    run's augmentation, one draw per image and without cutout. Its momentum lasts as long as the
+    network. Every rank trains the same network, so each needs the images of all classes.
+
+    Args:
+        embedder: whose network follows.
+        config: resolved settings.
+        real: training images of all classes.
+    """
+
+    def __init__(self, embedder: Embedder, config: ResolvedConfig, real: RealImages) -> None:
+        self._rows = LabelledRows(real)
+        self._batch = min(BATCH, self._rows.count)
+        self._steps = -(-IMAGES_OF.get(config.dataset, IMAGES) // self._batch)
+        cutmix = protocol_for(config.dataset, config.size, 1, real.num_classes).cutmix
+        recipe = Recipe(self._batch, leave_out_cutout(config.augment), cutmix)
+        super().__init__(
+            embedder, config, NetworkTraining(config, real, recipe, compile=config.compile)
+        )
+
+    def _count_steps(self) -> int:
+        return self._steps
+
+    def _train(self, iteration: int) -> None:
+        seed, device = self._config.seed, self._embedder.device
+        purpose = ("network-training", iteration)
+        rows = self._rows.draw(self._steps, self._batch, derive_seed(seed, *purpose))
+        stream = generator(seed, *purpose, device=device)
+        for images, labels in self._rows.read(lambda: iter(rows)):
+            self._training.take(images, labels, stream)

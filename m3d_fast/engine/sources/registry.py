@@ -1,0 +1,65 @@
+"""Sources of networks by name."""
+
+import logging
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ...config import ResolvedConfig
+from ...loaders import RealImages
+from ...networks import build_network
+from ..embedding import Embedder
+from .pool import PoolNetworks
+from .pool_file import open_pool
+from .protocol import NetworkSource
+from .queue import QueuedNetworks, count_slots
+from .random import RandomNetworks
+from .real import RealTrainedNetwork
+from .synthetic import SyntheticTrainedNetwork
+
+log = logging.getLogger("m3d_fast")
+
+# during the run, on real images of all classes, whatever the classes of a rank
+TRAINED_ON_REAL_IMAGES = ("queue", "real")
+
+
+def build_source(
+    config: ResolvedConfig, embedder: Embedder, real: RealImages, pixels: Callable[[], Tensor]
+) -> NetworkSource:
+    """The source of the run's networks.
+
+    Args:
+        config: ``networks_from`` names it.
+        embedder: whose network it writes.
+        real: training images of all classes.
+        pixels: returns the synthetic images of the condenser's classes.
+    """
+    match config.networks_from:
+        case "pool":
+            return PoolNetworks(embedder, config, real)
+        case "queue":
+            return QueuedNetworks(embedder, config, real)
+        case "real":
+            return RealTrainedNetwork(embedder, config, real)
+        case "synthetic":
+            return SyntheticTrainedNetwork(embedder, config, real, pixels)
+        case _:
+            return RandomNetworks(embedder, config)
+
+
+def network_state_bytes(config: ResolvedConfig, real: RealImages) -> int:
+    """Bytes of a checkpoint's networks; float32 weights, and the momentum of a single network."""
+    trained = {"queue": count_slots(config), "real": 2, "synthetic": 2}
+    with torch.device("meta"):
+        channels = real.image_shape[0]
+        network = build_network(config.network, channels, config.size, real.num_classes)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return 4 * parameters * trained.get(config.networks_from, 0)
+
+
+def prepare_source(config: ResolvedConfig, real: RealImages) -> None:
+    """Do once for all ranks what takes long before a source is built: train the pool."""
+    if config.networks_from == "pool":
+        pool = open_pool(config, real)
+        log.info("pool of %d networks, trained in %.0f s", len(pool.weights), pool.seconds)
