@@ -89,7 +89,7 @@ class _AddPair(argparse.Action):
         parser: argparse.ArgumentParser,
         namespace: argparse.Namespace,
         values: Any,
-        _option_string: str | None = None,
+        _flag: str | None = None,
     ) -> None:
         name, value = values
         setattr(namespace, self.dest, getattr(namespace, self.dest, {}) | {name: value})

@@ -76,8 +76,8 @@ class CondenseSettings(Generic[Absent]):
     add: Mapping[str, float] | Absent = setting(
         group="method",
         metavar="TERM:WEIGHT,...",
-        help=f"terms added to the method's loss: {', '.join(TERMS)} (with networks from a pool) "
-        "[none]",
+        help=f"terms added to the method's loss: {', '.join(TERMS)}; calibration takes networks "
+        "from a pool [none]",
         parse=weights,
     )
     kernel: str | None = setting(
@@ -100,7 +100,8 @@ class CondenseSettings(Generic[Absent]):
     budget: float | None = setting(
         group="method",
         metavar="SECONDS",
-        help="stop after this many seconds of iterations, also if they are interrupted and resumed",
+        help="stop after this many seconds of iterations, compiling not counted, also if they are "
+        "interrupted and resumed",
     )
     factor: int | Absent = setting(
         group="method",

@@ -93,9 +93,20 @@ def fit_preset(preset: Preset, setting: Setting) -> Preset:
     )
 
 
+def in_pixel_units(rate: float, setting: Setting) -> float:
+    """A learning rate published for normalised pixels, for those in [0, 1].
+
+    DM, DC, DSA, CAFE, DataDAM, IDM and DDM step images that are already divided by the data set's
+    standard deviation; the same step in [0, 1] takes its square times the rate.
+    """
+    std = dataset_info(setting.dataset).std
+    return rate * (sum(std) / len(std)) ** 2
+
+
 def dm_preset(setting: Setting) -> Preset:
     """The preset of DM and of the methods that take its settings over."""
-    return replace(DM, augment=f"one:{dsa_strategy(setting.dataset)}")
+    strategy = f"one:{dsa_strategy(setting.dataset)}"
+    return replace(DM, augment=strategy, lr_img=in_pixel_units(1.0, setting))
 
 
 def datadam_preset(setting: Setting) -> Preset:
@@ -106,13 +117,15 @@ def datadam_preset(setting: Setting) -> Preset:
 
 def cafe_preset(setting: Setting) -> Preset:
     """CAFE (arXiv 2203.01531); published, the rate is halved at 1,200, 1,600 and 1,800."""
-    return replace(DM, iterations=2_000, lr_img=0.1, augment="none")
+    rate = in_pixel_units(0.1, setting)
+    return replace(DM, iterations=2_000, lr_img=rate, augment="none")
 
 
 def idm_preset(setting: Setting) -> Preset:
     """IDM (arXiv 2307.09742); with one image per class it sees 5,000 real images in each step."""
     batch = min(5_000, CLASS_SIZES.get(setting.dataset, 5_000)) if setting.ipc == 1 else 256
-    return replace(dm_preset(setting), factor=2, init="mix", real_batch=batch, lr_img=0.2)
+    rate = in_pixel_units(0.2, setting)
+    return replace(dm_preset(setting), factor=2, init="mix", real_batch=batch, lr_img=rate)
 
 
 def dc_preset(setting: Setting) -> Preset:
@@ -121,7 +134,8 @@ def dc_preset(setting: Setting) -> Preset:
     Published for 1 to 50 images per class; of more, a network serves 50 steps.
     """
     steps = min(setting.ipc, 50)
-    return replace(DM, iterations=1_000 * steps, ipm=steps, lr_img=0.1, augment="none")
+    rate = in_pixel_units(0.1, setting)
+    return replace(DM, iterations=1_000 * steps, ipm=steps, lr_img=rate, augment="none")
 
 
 def dsa_preset(setting: Setting) -> Preset:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..common.errors import UserError
+from ..config import ResolvedConfig
 
 log = logging.getLogger("m3d_fast")
 
@@ -27,6 +28,21 @@ def split_evenly(classes: int, limit: int) -> list[slice]:
     pieces = -(-classes // limit)
     bounds = [classes * piece // pieces for piece in range(pieces + 1)]
     return list(itertools.starmap(slice, itertools.pairwise(bounds)))
+
+
+def choose_chunk_size(config: ResolvedConfig, classes: int, *, on_cpu: bool) -> int | None:
+    """Classes stepped together where that needs no measurement; None where a GPU's memory decides.
+
+    Args:
+        config: resolved settings.
+        classes: those to step.
+        on_cpu: whether they are stepped on a CPU.
+    """
+    if config.class_chunk is not None:
+        return config.class_chunk
+    if config.scope == "joint":
+        return classes
+    return max(1, CPU_SYNTHETIC_IMAGES // config.synthetic_per_step) if on_cpu else None
 
 
 def count_saturating_classes(network: nn.Module, image_shape: Sequence[int], images: int) -> int:

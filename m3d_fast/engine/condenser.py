@@ -22,7 +22,7 @@ from ..networks import build_network
 from ..run.checkpoint import NETWORKS, SAMPLER
 from .chunk_step import Buffers, ChunkStep
 from .chunking import (
-    CPU_SYNTHETIC_IMAGES,
+    choose_chunk_size,
     count_saturating_classes,
     find_largest_chunk,
     split_evenly,
@@ -241,20 +241,16 @@ class Condenser:
 
     def _choose_chunk_size(self, host_pixels: bool) -> int:
         """Classes stepped together: as set, or what a CPU's caches or a GPU hold."""
-        synthetic = self.config.synthetic_per_step
-        if self.config.class_chunk is not None:
-            return self.config.class_chunk
-        if self.config.scope == "joint":
-            return len(self.classes)
-        if self.device.type == "cpu":
-            return max(1, CPU_SYNTHETIC_IMAGES // synthetic)
-        most = count_saturating_classes(
-            self.embedder.network, self.real.image_shape, max(self.config.real_batch, synthetic)
-        )
+        count, network = len(self.classes), self.embedder.network
+        known = choose_chunk_size(self.config, count, on_cpu=self.device.type == "cpu")
+        if known is not None:
+            return known
+        images = max(self.config.real_batch, self.config.synthetic_per_step)
+        most = count_saturating_classes(network, self.real.image_shape, images)
         self._source.load(0)
         return find_largest_chunk(
             lambda classes: self._measure_peak(classes, host_pixels),
-            min(most, len(self.classes)),
+            min(most, count),
             free_bytes(self.device),
         )
 

@@ -110,6 +110,8 @@ class Condensation:
         self._condenser, self._run, self._ranks = condenser, run, ranks
         self._config, real = condenser.config, condenser.real
         self._first = self._restore()
+        if self._config.budget is not None:
+            condenser.seconds_per_iteration()  # compiles and captures before the time is counted
         self._images = sum(ranks.gather(condenser.images_per_step))
         self._metrics = Metrics(
             run,

@@ -22,6 +22,7 @@ from .m3d import M3D
 from .moments import Moments
 from .ncfm import NCFM
 from .protocol import Method
+from .ridge import Ridge
 
 METHODS: dict[str, type[Method]] = {
     "m3d": M3D,
@@ -41,6 +42,7 @@ METHODS: dict[str, type[Method]] = {
 # terms that any method can add to its loss
 TERMS: dict[str, type[Term]] = {
     "calibration": Calibration,
+    "ridge": Ridge,
 }
 
 

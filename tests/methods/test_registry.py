@@ -77,6 +77,7 @@ def test_a_method_has_its_published_settings_and_m3d_s_on_request() -> None:
     m3d, dm = resolve(ipc=10), resolve(ipc=10, method="dm")
     assert (m3d.factor, m3d.init, m3d.ipm, m3d.iterations) == (2, "mix", 5, 10_000)
     assert (dm.factor, dm.init, dm.ipm, dm.iterations, dm.real_batch) == (1, "real", 1, 20_000, 256)
+    assert dm.lr_img == pytest.approx(0.353**2), "published for pixels divided by their deviation"
     assert dm.augment == "one:color_crop_cutout_flip_scale_rotate"
     shared = resolve(ipc=10, method="dm", preset="m3d")
     names = ("factor", "init", "ipm", "iterations", "real_batch", "augment", "lr_img", "momentum")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from functools import partial
@@ -211,3 +212,17 @@ def test_a_method_of_the_users_own_runs(tmp_path: Path) -> None:
     assert lines[0]["loss"] == pytest.approx(lines[0]["loss_near"] + lines[0]["loss_far"])
     settings = json.loads((tmp_path / "run/config.json").read_text())["settings"]
     assert settings["options"] == {"power": 3.0}
+
+
+def test_the_example_of_the_readme_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    readme = request.config.rootpath / "m3d_fast/methods/README.md"
+    (code,) = re.findall(r"```python\n(.*?)```", readme.read_text(), flags=re.DOTALL)
+    (tmp_path / "mine.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = digits_settings(method="mine:Spread", options={"weight": "2"}, **CHEAP)
+    condenser = digits_condenser(settings)
+    before = condenser.pixels.clone()
+    assert (condenser.step(0).losses > 0).all()
+    assert not torch.equal(condenser.pixels, before)

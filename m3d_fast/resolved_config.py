@@ -1,0 +1,151 @@
+"""The complete, checked settings of a condensation."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Never, Self
+
+import torch
+
+from .augment import parse_strategy
+from .common.checks import check_name, check_positive
+from .common.errors import UserError
+from .common.hardware import check_precision
+from .condense_settings import SOURCES, CondenseSettings
+from .coreset import CORESETS
+from .loaders import dataset_info
+from .methods import Method, Scope, add_terms, build_method
+from .networks import CONDENSING, build_network, check_network
+from .synthetic import check_factor
+
+INITS = ("mix", "real", "noise")
+
+
+class ResolvedConfig(CondenseSettings[Never]):
+    """Complete, checked settings, made by :meth:`CondenseConfig.resolve`.
+
+    None remains where the run decides: ``data_root``, ``workers``, ``class_chunk``,
+    ``checkpoint_every``; without a ``budget``; and for settings of steps, of which a coreset has
+    none.
+    """
+
+    @classmethod
+    def from_dict(cls, settings: dict[str, Any], path: Path) -> Self:
+        """The settings that a run saved in ``path``.
+
+        Raises:
+            UserError: if ``settings`` lack a name or have one that is not a setting.
+        """
+        names = {field.name for field in fields(cls)}
+        if settings.keys() != names:
+            different = ", ".join(sorted(settings.keys() ^ names))
+            raise UserError(
+                f"{path}: expected the settings of a condensation; unknown or missing: {different}"
+            )
+        options = {
+            name: tuple(value) if isinstance(value, list) else value  # JSON has no tuples
+            for name, value in settings["options"].items()
+        }
+        return cls(**(settings | {"options": options}))
+
+    def check(self) -> None:
+        """Check every setting that has not been checked while it was completed.
+
+        Raises:
+            UserError: for an invalid setting.
+        """
+        check_positive("log_every", self.log_every)
+        if not self.selects:
+            self._check_steps()
+        for name in ("budget", "class_chunk", "checkpoint_every", "workers"):
+            if getattr(self, name) is not None:
+                check_positive(name, getattr(self, name))
+        if self.seed < 0:
+            raise UserError(f"seed: expected a whole number >= 0, got {self.seed}")
+        check_factor(self.factor, self.size)
+        check_precision(self.precision, self.device)
+        if self.cuda_graphs and not self.device.startswith("cuda"):
+            raise UserError(f"cuda_graphs: expected a CUDA device, got {self.device}")
+        if self.profile and self.cuda_graphs:
+            raise UserError("profile: a CUDA graph hides what runs in it; add --no-cuda-graphs")
+        check_network(self.network, CONDENSING)
+        with torch.device("meta"):  # raises UserError for a size the network cannot take
+            build_network(self.network, dataset_info(self.dataset).channels, self.size, 2)
+
+    def _check_steps(self) -> None:
+        check_name("init", self.init, INITS)
+        self._check_networks_and_scope()
+        for name in ("iterations", "real_batch", "ipm", "lr_img", "pool", "pool_epochs"):
+            check_positive(name, getattr(self, name))
+        if not 0 <= self.momentum < 1:
+            raise UserError(f"momentum: expected a number from 0 to below 1, got {self.momentum}")
+        if self.precision == "bf16" and self.build_method().float32_only:
+            raise UserError(
+                f"precision: {self.method} matches gradients, which bf16 is too coarse for; "
+                f"expected fp32 or tf32"
+            )
+        parse_strategy(self.augment)
+
+    def _check_networks_and_scope(self) -> None:
+        check_name("networks_from", self.networks_from, SOURCES)
+        if self.build_method().experts and self.networks_from != "pool":
+            raise UserError(
+                f"networks_from: {self.method} reads fully trained networks too, which only a pool "
+                f"has; expected pool, got {self.networks_from}"
+            )
+        if self.pool_stages < 0:
+            raise UserError(f"pool_stages: expected a whole number >= 0, got {self.pool_stages}")
+        if self.scope == "joint" and self.class_chunk is not None:
+            raise UserError(
+                f"class_chunk: {self.method} compares all classes with each other, so that they "
+                f"are stepped together; leave out --class-chunk, or give auto"
+            )
+
+    @property
+    def selects(self) -> bool:
+        """Whether the method is a coreset, which takes no steps."""
+        return self.method in CORESETS
+
+    def check_ranks(self, count: int) -> None:
+        """Refuse several processes for a run whose classes depend on each other.
+
+        Raises:
+            UserError: saying why one process must have all classes.
+        """
+        if count == 1 or self.selects or self.scope == "class":
+            return
+        reason = {
+            "joint": "compares all classes with each other",
+            "set": "trains its networks on the whole synthetic set",
+        }[self.scope]
+        raise UserError(
+            f"{count} processes were started, but {self.method} {reason}, so that one process must "
+            f"have them all; start it without torchrun"
+        )
+
+    @property
+    def scope(self) -> Scope:
+        """What a class's step depends on, of method and source: a "class", the "set", or "joint".
+
+        See :class:`m3d_fast.methods.Method`.
+        """
+        own = self.build_method().scope
+        return "set" if own == "class" and self.networks_from == "synthetic" else own
+
+    def build_method(self) -> Method:
+        """The objective, with its options and the terms added."""
+        return add_terms(build_method(self.method, self.options), self.add)
+
+    @property
+    def decoded_per_class(self) -> int:
+        """Synthetic images of a class after decoding."""
+        return self.ipc * self.factor**2
+
+    @property
+    def synthetic_per_step(self) -> int:
+        """Decoded images of a class in one step; of more, a random choice."""
+        return min(self.decoded_per_class, self.build_method().max_synthetic)
+
+    @property
+    def images_through_network(self) -> int:
+        """Images embedded in the whole run, counted for ten classes."""
+        return 10 * (self.real_batch + self.synthetic_per_step) * self.iterations
