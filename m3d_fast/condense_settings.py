@@ -100,7 +100,8 @@ class CondenseSettings(Generic[Absent]):
     budget: float | None = setting(
         group="method",
         metavar="SECONDS",
-        help="stop after this many seconds of iterations, also if they are interrupted and resumed",
+        help="stop after this many seconds of iterations, compiling not counted, also if they are "
+        "interrupted and resumed",
     )
     factor: int | Absent = setting(
         group="method",

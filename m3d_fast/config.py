@@ -28,6 +28,16 @@ STEPS = (
 AS_THEY_ARE = {"iterations": 0, "factor": 1, "init": "real"}
 
 
+def _check_method(name: str) -> None:
+    if name == "whole":
+        raise UserError(
+            "method: whole is the full training set, which needs no run; expected it among the "
+            "--baselines of an evaluation"
+        )
+    if ":" not in name:
+        check_name("method", name, (*METHODS, *CORESETS))
+
+
 def _choose_precision(method: Method, device: str) -> str:
     if method.float32_only:
         return "tf32" if device.startswith("cuda") else "fp32"
@@ -56,8 +66,7 @@ class CondenseConfig(CondenseSettings[None]):
         check_split("train", known["hold_out"])
         size = image_side(dataset, self.size)
         device = resolve_device(self.device)
-        if ":" not in method:
-            check_name("method", method, (*METHODS, *CORESETS))
+        _check_method(method)
         setting = Setting(dataset, size, ipc)
         run = f"{file_name(dataset)}-ipc{ipc}-{method.replace(':', '-')}-seed{known['seed']}"
         derived = {

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from m3d_fast.common.tensors import read_tensors, write_tensors
-from m3d_fast.evaluation import training_sets
+from m3d_fast.evaluation import features
 from m3d_fast.run.checkpoint import CHECKPOINT_FORMAT
 from tests.helpers.commands import condense_digits, run, run_process
 
@@ -262,7 +262,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_pa
     assert not (out / "synthetic.safetensors").exists()
 
 
-@pytest.mark.parametrize("module", ["condense", "evaluate"])
+@pytest.mark.parametrize("module", ["condense", "evaluate", "compare"])
 def test_help_and_no_arguments_explain(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")  # help is as wide as the terminal
     helped, bare = run_process(module, "--help"), run(module)
@@ -272,6 +272,7 @@ def test_help_and_no_arguments_explain(module: str, monkeypatch: pytest.MonkeyPa
     flags = {
         "condense": ("--dataset", "--ipc", "--data-root", "--factor", "--lr-img", "--resume"),
         "evaluate": ("--networks", "--repeats", "--epochs", "--baselines"),
+        "compare": ("--methods", "--budget", "--lr-img", "--epochs", "--repeats", "--out"),
     }[module]
     for flag in flags:
         assert flag in helped.stdout
@@ -281,7 +282,7 @@ def test_help_and_no_arguments_explain(module: str, monkeypatch: pytest.MonkeyPa
 def test_a_first_try_condenses_and_evaluates(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training_sets, "EXTRACTOR_EPOCHS", 1)  # of the features for herding
+    monkeypatch.setattr(features, "EPOCHS", 1)  # of the features for herding
     out = tmp_path / "run"
     shutil.copytree(finished, out)
     flags = ["--repeats", "2", "--epochs", "1", "--baselines", "random,herding"]

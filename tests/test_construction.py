@@ -99,6 +99,7 @@ def test_a_coreset_that_was_killed_is_selected_again(tmp_path: Path) -> None:
     ("given", "message"),
     [
         ({"method": "herdin"}, "method: 'herdin' is not known; did you mean herding?"),
+        ({"method": "whole"}, "expected it among the --baselines of an evaluation"),
         ({"iterations": 5}, "iterations: random keeps real images as they are; expected 0, got 5"),
         ({"factor": 2}, "factor: random keeps real images as they are; expected 1, got 2"),
         ({"lr_img": 1.0}, "lr_img: random selects real images; leave it out"),

@@ -147,13 +147,16 @@ def test_the_op_needs_torch_alone(tmp_path: Path) -> None:
 
 def test_function_and_module_of_one_name_both_work() -> None:
     code = (
-        "import m3d_fast.condense, m3d_fast.evaluate;"
-        "from m3d_fast import CondenseConfig, condense;"
+        "import m3d_fast.condense, m3d_fast.evaluate, m3d_fast.compare;"
+        "from m3d_fast import CompareConfig, CondenseConfig, compare, condense;"
         "from m3d_fast.construction import condense as function;"
         "\ntry: m3d_fast.condense(CondenseConfig(dataset='x'))"
+        "\nexcept ValueError as error: print(error)"
+        "\ntry: compare(CompareConfig(methods='y'))"
         "\nexcept ValueError as error: print(error)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment(), capture_output=True, text=True
     )
     assert "dataset: 'x' is not known" in done.stdout, done.stderr
+    assert "methods: 'y' is not known" in done.stdout, done.stderr

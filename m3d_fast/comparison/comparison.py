@@ -10,7 +10,6 @@ import torch
 
 from ..common.checks import check_name, check_positive
 from ..common.errors import UserError
-from ..common.files import read_json
 from ..config import AS_THEY_ARE, STEPS, CondenseConfig, ResolvedConfig
 from ..engine.loop import check_class_sizes
 from ..evaluation.config import TEST_SPLITS, EvaluateConfig
@@ -190,7 +189,7 @@ class Comparison:
                     "stored_images": synthetic.ipc,
                     "lr_img": settings.lr_img,
                     "iterations": synthetic.info["iterations"],
-                    "seconds": run.condensation_seconds() + _read_pretraining(run),
+                    "seconds": run.pretraining_seconds() + run.condensation_seconds(),
                     "peak_memory_bytes": run.peak_memory(),
                     "run": str(run.path),
                 }
@@ -234,8 +233,3 @@ class Comparison:
 
 def _mean_over_networks(figure: dict[str, Any]) -> float:
     return sum(result["mean"] for result in figure["results"]) / len(figure["results"])
-
-
-def _read_pretraining(run: RunFolder) -> float:
-    """Seconds in which the networks of a run were trained before its iterations."""
-    return float(read_json(run.config_file).get("pretraining_seconds", 0.0))

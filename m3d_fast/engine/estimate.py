@@ -96,13 +96,13 @@ class RunEstimate:
         They are measured in a warm-up on black images, which does not change the run.
         """
         config, real = self._condenser.config, self._condenser.real
-        left = config.iterations - self._first
         big = dataset_info(config.dataset).kind == "imagenet" or real.num_classes >= MANY_CLASSES
-        if not big or not left:
+        if not big or config.iterations == self._first:
             return
         measured = (self._condenser.seconds_per_iteration(), peak_bytes(self._condenser.device))
         everywhere = zip(*self._ranks.gather(measured), strict=True)
         seconds, memory = (max(column) for column in everywhere)
+        left = self._count_left(self._first, seconds)
         needed = real.num_classes * config.real_batch / seconds
         log.info("%s", self._describe_space(memory))
         log.info("%s, %.0f real images/s needed", self._describe_time(seconds, left), needed)
@@ -121,10 +121,16 @@ class RunEstimate:
         measured = (now - self._clock, self._waited, peak_bytes(self._condenser.device))
         everywhere = zip(*self._ranks.gather(measured), strict=True)
         seconds, waited, memory = (max(column) for column in everywhere)
-        left = self._condenser.config.iterations - done
+        left = self._count_left(done, seconds / MEASURED)
         if seconds / MEASURED * left > QUIET_SECONDS:
             for line in self._describe(seconds / MEASURED, waited / seconds, memory, left):
                 log.info("%s", line)
+
+    def _count_left(self, done: int, seconds: float) -> int:
+        """Iterations still to take, of this many seconds each, at most."""
+        config = self._condenser.config
+        left = config.iterations - done
+        return left if config.budget is None else min(left, int(config.budget / seconds))
 
     def _describe(self, seconds: float, waiting: float, memory: int, left: int) -> list[str]:
         config, real = self._condenser.config, self._condenser.real

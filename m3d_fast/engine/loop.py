@@ -110,6 +110,9 @@ class Condensation:
         self._condenser, self._run, self._ranks = condenser, run, ranks
         self._config, real = condenser.config, condenser.real
         self._first = self._restore()
+        self._spent = run.condensation_seconds()
+        if self._config.budget is not None and self._spent < self._config.budget:
+            condenser.seconds_per_iteration()  # compiles and captures before the time is counted
         self._images = sum(ranks.gather(condenser.images_per_step))
         self._metrics = Metrics(
             run,
@@ -119,7 +122,7 @@ class Condensation:
             first=self._first,
             images_per_step=self._images,
         )
-        self._clock, self._spent = time.monotonic(), run.condensation_seconds()
+        self._clock = time.monotonic()
         self._estimate = RunEstimate(condenser, run, ranks, self._first)
         self._writer = CheckpointWriter(
             run.checkpoints, condenser.classes, real.num_classes, self._config.checkpoint_every
@@ -156,6 +159,8 @@ class Condensation:
                 if last or self._is_checkpoint_due(done, log_due):
                     self._save(done)
                 if complete:
+                    if done < total:
+                        log.info("%d iterations in the %g s given", done, config.budget)
                     break
                 if stop:
                     self._finish_checkpoint()

@@ -134,9 +134,10 @@ class Evaluation:
     def train(self) -> RealImages:
         """Training images, for the baselines and the initialisation; opened when first used.
 
-        They are read at most twice: none is kept in memory, and nothing is packed for it.
+        But for all of them as a training set, they are read at most twice: none is kept in memory,
+        and nothing is packed for it.
         """
-        return self._open_later("train", sparse=True)()
+        return self._open_later("train", sparse=WHOLE not in self.methods)()
 
     def _choose_protocol(self) -> Protocol:
         decoded = self.synthetic.ipc * self.synthetic.factor**2
@@ -297,13 +298,22 @@ class Evaluation:
         images, labels = self._sets.get(task, self._runner.get_trainer(task.network))
         return Job(task, images, labels, time.perf_counter() - start)
 
+    def _is_streamed(self, tasks: list[Task]) -> bool:
+        """Whether a set is too large to be held as a whole, so that networks train in turn."""
+        whole = any(task.method == WHOLE for task in tasks)
+        return whole and not isinstance(self.train, MemoryImages)
+
     def _count_processes(self, tasks: list[Task]) -> int:
+        if self._is_streamed(tasks):
+            return 1
         images = max((self._count_images(task.method) for task in tasks), default=1)
         kept = sum(self.test.class_sizes) if self._test_is_kept else 0
         return count_processes(self.setup, len(tasks), images, kept)
 
     def _count_at_once(self, tasks: list[Task]) -> int:
         """Networks that this process trains at once, on a GPU or in other processes."""
+        if self._is_streamed(tasks):
+            return 1
         images = max((self._count_images(task.method) for task in tasks), default=1)
         return max(self._count_processes(tasks), self._runner.count_side_by_side(images))
 

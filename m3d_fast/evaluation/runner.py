@@ -19,6 +19,7 @@ from ..presets import Protocol
 from ..synthetic import StoredImages
 from .config import WHOLE
 from .results import Outcome, Task
+from .streamed_set import StreamedSet
 from .trainer import Trainer
 
 # pixels per step, over all networks, from which one more beside them gains nothing: 500 images of
@@ -74,13 +75,13 @@ class Job:
 
     Attributes:
         task: names the network.
-        images: on the device.
-        labels: int64 ``(n,)``, on the device.
+        images: on the device, or streamed.
+        labels: int64 ``(n,)``, on the device; of streamed images those of a batch.
         seconds: in which the set was built.
     """
 
     task: Task
-    images: StoredImages
+    images: StoredImages | StreamedSet
     labels: Tensor
     seconds: float
 
@@ -141,7 +142,7 @@ class Runner:
                     if epoch < self._setup.epochs_of(job.task.method):
                         with self._compile_alone(trainer, "train"):
                             next(training)
-                        report(len(job.labels))
+                        report(len(job.images))
             accuracies = [self._test_network(trainer, report) for trainer in trainers]
         seconds = (time.perf_counter() - start) / len(jobs)
         return [
@@ -149,7 +150,7 @@ class Runner:
                 job.task,
                 accuracy,
                 job.seconds + seconds,
-                len(job.labels),
+                len(job.images),
                 self._setup.epochs_of(job.task.method),
             )
             for job, accuracy in zip(jobs, accuracies, strict=True)

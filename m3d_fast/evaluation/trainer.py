@@ -16,7 +16,8 @@ from ..networks import initialise
 from ..networks.arithmetic import CPU_PIECE, autocast, compile_per_shape, convolutions
 from ..presets import Protocol
 from ..synthetic import StoredImages
-from .training_step import TrainingStep
+from .streamed_set import StreamedSet
+from .training_step import TrainingImages, TrainingStep
 
 TEST_PIECE = 512  # test images per forward on a GPU
 
@@ -68,7 +69,7 @@ class Trainer:
 
     def train(
         self,
-        images: Tensor | StoredImages,
+        images: TrainingImages,
         labels: Tensor,
         *,
         epochs: int | None = None,
@@ -78,8 +79,8 @@ class Trainer:
         """Train the network from a new initialisation, one epoch per item requested.
 
         Args:
-            images: ``(n, C, H, W)`` float in [0, 1] on the device, or stored ones.
-            labels: ``(n,)`` int64 on the device.
+            images: ``(n, C, H, W)`` float in [0, 1] on the device, or stored or streamed ones.
+            labels: ``(n,)`` int64 on the device; of a streamed set its own.
             epochs: passes over the images; those of the protocol unless given.
             initial: draws the parameters.
             stream: draws order, augmentation and CutMix.
@@ -88,7 +89,7 @@ class Trainer:
             The last loss of every epoch, a tensor that later steps overwrite. On a GPU it is ready
             after the last epoch, or once the device is synchronised.
         """
-        protocol, count = self.protocol, len(labels)
+        protocol, count = self.protocol, len(images)
         epochs = protocol.epochs if epochs is None else epochs
         milestones = [int(fraction * epochs) for fraction in protocol.milestones]
         if self._stream is not None:
@@ -103,7 +104,9 @@ class Trainer:
                 passed = sum(epoch >= milestone for milestone in milestones)
                 step.set_learning_rate(protocol.lr * protocol.gamma**passed)
                 order = torch.randperm(count, generator=stream, device=self.device)
-                for rows in order.split(protocol.batch_size):
+                batches = order.split(protocol.batch_size)
+                read = images.read if isinstance(images, StreamedSet) else iter
+                for rows in read(batches):
                     step.take(rows, stream)
             if epoch == epochs - 1:
                 self._wait_for_stream()
@@ -118,7 +121,7 @@ class Trainer:
         if self._stream is not None:
             torch.cuda.current_stream(self.device).wait_stream(self._stream)
 
-    def _prepare(self, images: Tensor | StoredImages) -> Tensor | StoredImages:
+    def _prepare(self, images: TrainingImages) -> TrainingImages:
         """Decode once what fits into memory."""
         if isinstance(images, StoredImages):
             if images.decoded_bytes > free_bytes(self.device) * DECODED_SHARE:

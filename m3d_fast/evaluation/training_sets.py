@@ -1,25 +1,20 @@
 """The sets that evaluation trains networks on: the condensed one, its initialisation, baselines."""
 
-import math
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
-from ..common.errors import UserError
-from ..common.hardware import free_bytes
 from ..common.seeds import derive_seed
 from ..config import ResolvedConfig
 from ..coreset import CORESETS, random_images
 from ..initial import initial_pixels
-from ..loaders import RealImages
+from ..loaders import MemoryImages, RealImages
 from ..synthetic import StoredImages, SyntheticSet, label_images
 from .config import WHOLE
 from .features import train_features
 from .results import Task
+from .streamed_set import StreamedSet
 from .trainer import Trainer
-
-PIECE = 512  # images read at a time
 
 
 class TrainingSets:
@@ -42,9 +37,9 @@ class TrainingSets:
         self._settings, self._synthetic = settings, synthetic
         self._open_train, self._seed = open_train, seed
         # choosing a coreset takes long: keep the last one, with its method and network
-        self._chosen: tuple[str, str, tuple[StoredImages, Tensor]] | None = None
+        self._chosen: tuple[str, str, tuple[StoredImages | StreamedSet, Tensor]] | None = None
 
-    def get(self, task: Task, trainer: Trainer) -> tuple[StoredImages, Tensor]:
+    def get(self, task: Task, trainer: Trainer) -> tuple[StoredImages | StreamedSet, Tensor]:
         """Images and labels ``(n,)`` of a task, on the device.
 
         Args:
@@ -62,33 +57,21 @@ class TrainingSets:
             self._chosen = task.method, task.network, self._build(task.method, trainer)
         return self._chosen[2]
 
-    def _build(self, method: str, trainer: Trainer) -> tuple[StoredImages, Tensor]:
+    def _build(self, method: str, trainer: Trainer) -> tuple[StoredImages | StreamedSet, Tensor]:
         """The set of a method that uses the same for every repeat."""
         if method == WHOLE:
-            return self._read_whole()
+            return self._build_whole(trainer)
         condensed = method in (self._settings.method, "initial")
         factor = self._synthetic.factor if condensed else 1
         return label_images(self._choose(method, trainer), factor)
 
-    def _read_whole(self) -> tuple[StoredImages, Tensor]:
-        """All training images, as bytes on the device, decoded batch by batch if need be."""
+    def _build_whole(self, trainer: Trainer) -> tuple[StoredImages | StreamedSet, Tensor]:
+        """All training images: those of a small set as bytes on the device, others streamed."""
         real = self._open_train()
-        size = sum(real.class_sizes) * math.prod(real.image_shape)
-        free = free_bytes(real.device)
-        if size > free:
-            raise UserError(
-                f"the {sum(real.class_sizes)} training images take {size / 1e9:.2f} GB on "
-                f"{real.device}, {free / 1e9:.2f} GB are free; leave out the baseline whole"
-            )
-        images = torch.empty(
-            (sum(real.class_sizes), *real.image_shape), dtype=torch.uint8, device=real.device
-        )
-        labels = torch.empty(len(images), dtype=torch.int64, device=real.device)
-        done = 0
-        for part, marks in real.ordered(PIECE):
-            images[done : done + len(part)] = part
-            labels[done : done + len(part)] = marks
-            done += len(part)
+        if not isinstance(real, MemoryImages):
+            streamed = StreamedSet(real, trainer.protocol.batch_size)
+            return streamed, streamed.labels
+        ((images, labels),) = real.ordered(sum(real.class_sizes))
         return StoredImages(images), labels
 
     def _choose(self, method: str, trainer: Trainer) -> Tensor:

@@ -12,6 +12,9 @@ from ..augment import CUTMIX_UNIFORMS, IMAGENET_NORMALS, IMAGENET_UNIFORMS, UNIF
 from ..common.cuda_graph import CudaGraphRunner
 from ..presets import Protocol
 from ..synthetic import StoredImages
+from .streamed_set import StreamedSet
+
+TrainingImages = Tensor | StoredImages | StreamedSet
 
 
 class Draws(NamedTuple):
@@ -72,7 +75,7 @@ class TrainingStep:
         self,
         network: nn.Module,
         loss: Callable[..., Tensor],
-        images: Tensor | StoredImages,
+        images: TrainingImages,
         labels: Tensor,
         protocol: Protocol,
         device: torch.device,

@@ -3,9 +3,10 @@
 import os
 
 import pytest
+import torch
 
 from m3d_fast.common.errors import UserError
-from m3d_fast.common.hardware import check_precision, compile_pays, usable_cores
+from m3d_fast.common.hardware import check_precision, compile_pays, peak_bytes, usable_cores
 
 
 def test_compiling_is_for_long_runs() -> None:
@@ -28,3 +29,11 @@ def test_an_arithmetic_is_checked_against_the_device() -> None:
         check_precision("tf32", "cpu")
     with pytest.raises(UserError, match="precision: 'fp16' is not known"):
         check_precision("fp16", "cuda")
+
+
+def test_the_peak_of_this_process_does_not_fall() -> None:
+    block = torch.ones(100_000_000)  # 400 MB, each page written
+    during = peak_bytes(torch.device("cpu"))
+    del block
+    assert during >= 4e8
+    assert peak_bytes(torch.device("cpu")) >= 0.99 * during  # the kernel's count is some pages off

@@ -46,8 +46,11 @@ def settings(out: Path, **given) -> CondenseConfig:
 
 
 def iterations(out: Path) -> list[int]:
-    lines = (out / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line)["iteration"] for line in lines]
+    return [json.loads(line)["iteration"] for line in read_lines(out)]
+
+
+def read_lines(out: Path) -> list[str]:
+    return (out / "metrics.jsonl").read_text().splitlines()
 
 
 def test_a_run_stops_when_its_time_is_spent(tmp_path: Path, clock: Clock) -> None:
@@ -58,6 +61,18 @@ def test_a_run_stops_when_its_time_is_spent(tmp_path: Path, clock: Clock) -> Non
     assert (config["budget"], config["iterations"]) == (5.0, 200)
     counted = condense(settings(tmp_path / "counted", budget=None, iterations=5))
     assert (condensed.images == counted.images).all()
+
+
+def test_compiling_is_not_counted(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def warm_up(condenser: Condenser) -> float:
+        clock.now += 50
+        return 1.0
+
+    monkeypatch.setattr(Condenser, "seconds_per_iteration", warm_up)
+    assert condense(settings(tmp_path)).info["iterations"] == 5
+    assert sum(json.loads(line)["seconds"] for line in read_lines(tmp_path)) == 5
 
 
 def test_seconds_before_a_resumption_count(tmp_path: Path, clock: Clock) -> None:

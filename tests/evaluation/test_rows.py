@@ -1,6 +1,7 @@
 """Rows of an evaluation: coresets as runs, the whole training set, the split tested on."""
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import torch
 from m3d_fast import CondenseConfig, EvaluateConfig, condense, evaluate
 from m3d_fast.common.errors import UserError
 from m3d_fast.distributed import Ranks
+from m3d_fast.evaluation import evaluator, training_sets
 from m3d_fast.evaluation.evaluator import Evaluation
 from m3d_fast.evaluation.results import Task, table
+from m3d_fast.evaluation.streamed_set import StreamedSet
 from m3d_fast.loaders import open_dataset
 from m3d_fast.run.folder import RunFolder
 
@@ -92,12 +95,27 @@ def test_the_whole_training_set_is_all_of_it(run: Path) -> None:
     assert torch.bincount(labels).tolist() == list(train.class_sizes)
 
 
-def test_a_set_too_large_for_memory_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from m3d_fast.evaluation import training_sets
+def test_a_streamed_set_trains_the_same_networks(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is not held in memory is read batch by batch, in the same order."""
+    held = evaluate(run, quick(baselines="whole"))
+    (run / "evaluation.json").unlink()
 
-    monkeypatch.setattr(training_sets, "free_bytes", lambda device: 1000)
-    with pytest.raises(UserError, match=r"719 training images take 0.00 GB on cpu, .* leave out"):
-        evaluate(run, quick(baselines="whole"))
+    def stream(image_set: StreamedSet, batches: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+        read.append(len(batches))
+        return own(image_set, batches)
+
+    read, own = list[int](), StreamedSet.read
+    monkeypatch.setattr(StreamedSet, "read", stream)
+    for module in (training_sets, evaluator):
+        monkeypatch.setattr(module, "MemoryImages", type(None))
+    streamed = evaluate(run, quick(baselines="whole"))
+    size = sum(open_dataset("digits", hold_out=0.5).class_sizes)
+    assert read == [-(-size // 64)]
+    for one, other in zip(held["results"], streamed["results"], strict=True):
+        assert one["accuracies"] == other["accuracies"]
+        assert one["training_images"] == other["training_images"]
 
 
 def test_the_initial_images_are_left_out_on_request(tmp_path: Path) -> None:
