@@ -20,6 +20,8 @@ from m3d_fast.loaders import MemoryImages, open_dataset
 from m3d_fast.networks import build_network
 from m3d_fast.synthetic import SyntheticSet
 
+NOTHING = torch.zeros(()), torch.zeros(0)  # accuracy of the network and noise, not read here
+
 FAST = ("--networks", "2", "--device", "cpu", "--precision", "fp32", "--tsne", "6")
 
 
@@ -70,7 +72,7 @@ def plain_distances(network, real: Tensor, others: Tensor) -> dict[str, float]:
 
 def test_averages_in_batches_have_the_distances_of_the_definition() -> None:
     network = build_network("convnet3", 1, 16, 10)
-    view = NetworkView(network, torch.contiguous_format)
+    view = NetworkView(network, torch.contiguous_format, *NOTHING)
     sets = torch.rand(2, 1, 12, 1, 16, 16)
     averages = [Average(), Average()]
     with torch.no_grad():

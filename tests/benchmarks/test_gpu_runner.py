@@ -267,6 +267,7 @@ def test_a_failure_is_the_exit_status(on_a_gpu, monkeypatch):
 def test_every_test_that_needs_a_gpu_is_run():
     tests = job_list.list_tests(FAMILY_NAMES)
     assert tests["gpu_tests"][2:] == [
+        "tests/engine/sources/test_sources.py",
         "tests/engine/test_condenser.py",
         "tests/kernels/test_permutations.py",
         "tests/loaders/streaming/test_streamed.py",

@@ -17,6 +17,8 @@ from m3d_fast.networks.arithmetic import compile_per_shape
 from tests.helpers.condensers import digits_settings, run_steps
 from tests.test_networks import count_kept_bytes
 
+NOTHING = torch.zeros(()), torch.zeros(0)  # accuracy of the network and noise, not read here
+
 WEIGHTS = ("mm_weight", "cm_weight", "icd_weight", "content_weight")
 
 
@@ -289,7 +291,9 @@ def test_the_compiled_probe_keeps_maps_in_bf16() -> None:
     images, labels = torch.rand(2, 2, 3, 32, 32).requires_grad_(), torch.zeros(2).long()
 
     def run(images: Tensor) -> tuple[tuple[Tensor, ...], ...]:
-        return tuple(DDM().probe(NetworkView(network, torch.channels_last), images, labels))
+        return tuple(
+            DDM().probe(NetworkView(network, torch.channels_last, *NOTHING), images, labels)
+        )
 
     kept = count_kept_bytes(compile_per_shape(run, fullgraph=True), images)
     maps = 128 * (32**2 + 16**2 + 8**2) * 2
@@ -318,7 +322,7 @@ def test_at_a_norm_mm_has_no_gradient_for_a_single_image() -> None:
     sizes = {}
     for at in ("norm", "relu"):
         method = only("mm", at=at)
-        view = NetworkView(network, torch.contiguous_format)
+        view = NetworkView(network, torch.contiguous_format, *NOTHING)
         readings = [method.probe(view, x, labels) for x in (real, images)]
         _, objective = method.losses(readings[0], readings[1], True)
         sizes[at] = torch.autograd.grad(objective, images)[0].norm()
