@@ -2,9 +2,10 @@
 
 Maps stay in their precision, sums are accumulated in float32. But a product of bfloat16 matrices
 comes out rounded to bfloat16 (torch has no other on a CPU), which is 1e-3 of each number, while the
-Grams of two samples of a class differ by 3 to 10 %, and less and less as they are matched. Over
-many images, as many products, the errors average out: of 256 they are 1e-4, a fiftieth of what the
-choice of the images changes. Over few, ``exact`` adds what the rounding cut off.
+Grams of two samples of a class differ by 3 to 10 %, and less and less as they are matched: of a
+difference of 0.2 % one rounded product over 10 images loses 77 %. Of many images, with a product
+for each, the errors average out (2e-4 over 70, far below what their choice changes). Of few,
+``exact`` adds what the rounding cut off: 0.2 % of that difference is lost.
 """
 
 import torch

@@ -239,13 +239,13 @@ def exact_grams(maps: Tensor) -> Tensor:
 
 
 def test_exact_grams_of_bf16_maps_keep_the_difference_of_nearly_equal_ones() -> None:
-    """A product rounded to bf16 is off by 1e-3 of itself, so by a tenth of this difference."""
+    """Of this difference, 0.2 %, a product rounded to bf16 would lose three quarters."""
     first = draw_maps(torch.bfloat16)
     second = first + 0.01 * torch.randn_like(first)
     difference = exact_grams(first) - exact_grams(second)
     assert difference.norm() < 0.01 * exact_grams(first).norm()
     ours = average_grams(first, exact=True) - average_grams(second, exact=True)
-    assert (ours - difference).norm() < 2e-3 * difference.norm()
+    assert (ours - difference).norm() < 0.01 * difference.norm()
 
 
 def test_rounding_averages_out_over_many_images() -> None:
@@ -256,7 +256,7 @@ def test_rounding_averages_out_over_many_images() -> None:
     average = many.double().mean(1)
     assert (average_maps(many) - average).norm() < 4e-3 * average.norm()
     variances = [spatial_variance(maps.double()) for maps in (average_maps(many), average)]
-    torch.testing.assert_close(*variances, rtol=2e-3, atol=0)
+    torch.testing.assert_close(*variances, rtol=5e-3, atol=0)
 
 
 @pytest.mark.parametrize("exact", [True, False])
@@ -359,3 +359,5 @@ def test_its_settings_are_dm_s() -> None:
     settings = digits_settings(method="ddm", ipc=10, real_batch=None)
     assert (settings.factor, settings.init, settings.ipm) == (1, "real", 1)
     assert settings.augment.startswith("one:")
+    assert settings.lr_img == 0.02
+    assert digits_settings(method="ddm", preset="paper").lr_img == 1
