@@ -92,11 +92,11 @@ class DDM(KernelOptions, Method):
 
     @classmethod
     def preset(cls, setting: Setting) -> Preset:
-        """DM's, but for the learning rate, which is 1 as published (``--preset paper``).
+        """DM's, but for the learning rate; ``--preset paper`` has the published one, which is DM's.
 
-        With the weights above 1 overshoots in pixels of [0, 1]: after 60 steps of ten digits per
-        class MM and CM were 10 times what they began with; at 0.02 all moments and styles were
-        closer to the real set's than DM's, at 0.1 farther (measured by ``m3d_fast.moments``).
+        With the weights above that overshoots: after 60 steps at rate 1 of ten digits per class MM
+        and CM were 10 times what they began with; at 0.02 all moments and styles were closer to the
+        real set's than DM's, at 0.1 farther (measured by ``m3d_fast.moments``).
         """
         return replace(dm_preset(setting), lr_img=LEARNING_RATE)
 
