@@ -4,9 +4,7 @@ The protocol is IDC's (arXiv 2205.14959), which M3D uses. Only this module reads
 """
 
 import hashlib
-import logging
-import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, replace
 from functools import cached_property, partial
@@ -25,21 +23,18 @@ from ..common.hardware import (
     resolve_device,
     use_device,
 )
-from ..common.progress import Progress
 from ..distributed import Ranks, join_ranks
-from ..loaders import CACHES, LOADERS, MemoryImages, RealImages, open_dataset
+from ..loaders import CACHES, LOADERS, RealImages, open_dataset
 from ..networks import check_network
 from ..presets import Protocol, protocol_for
 from ..run.environment import describe_environment
 from ..run.folder import RunFolder
 from ..synthetic import SyntheticSet
 from .config import BASELINES, TEST_SPLITS, WHOLE, EvaluateConfig
-from .results import Outcome, Results, Task
-from .runner import Job, Runner, Setup
+from .results import Results
+from .runner import Setup
+from .scheduler import Scheduler
 from .training_sets import TrainingSets
-from .workers import Workers, count_processes
-
-log = logging.getLogger("m3d_fast")
 
 SELECTION = {
     "test": "last iterate; no test image was seen before this evaluation",
@@ -127,8 +122,14 @@ class Evaluation:
         self.test: RealImages = self._open_later(config.split)()
         self._check_classes()
         self.setup = self._choose_setup()
-        self._runner = Runner(self.setup, self.test)
-        self._sets = TrainingSets(self.settings, self.synthetic, lambda: self.train, config.seed)
+        self._scheduler = Scheduler(
+            self.setup,
+            TrainingSets(self.settings, self.synthetic, lambda: self.train, config.seed),
+            self.test,
+            lambda: self.train,
+            partial(self._open_later, config.split),
+            self._count_images,
+        )
 
     @cached_property
     def train(self) -> RealImages:
@@ -238,9 +239,11 @@ class Evaluation:
         if any(task.method != self.settings.method for task in missing):
             ranks.leader_first(lambda: self.train)
         own = missing[ranks.rank :: ranks.size]
-        with closing(self._train(own)) as outcomes:
+        with closing(self._scheduler.train(own, bar=ranks.leads)) as outcomes:
             # several ranks exchange results after each has trained as many as it does at once
-            at_once = 1 if ranks.size == 1 else min(ranks.gather(self._count_at_once(own)))
+            at_once = (
+                1 if ranks.size == 1 else min(ranks.gather(self._scheduler.count_at_once(own)))
+            )
             for start in range(0, len(missing), ranks.size * at_once):
                 block = missing[start : start + ranks.size * at_once]
                 with ranks.together():
@@ -253,73 +256,6 @@ class Evaluation:
                     if ranks.leads:
                         results.save()
                 results.log_completed(everyone, self.protocol.repeats)
-
-    def _train(self, tasks: list[Task]) -> Generator[Outcome, None, None]:
-        """Yield the outcomes of ``tasks``, in their order, and show the progress of all."""
-        test_images, finished = sum(self.test.class_sizes), 0
-        work = [
-            self.setup.count_work(self._count_images(task.method), test_images, task.method)
-            for task in tasks
-        ]
-        with Progress("evaluate", sum(work), bar=self.ranks.leads, last_line=False) as progress:
-
-            def report(done: int) -> None:
-                progress.update(done, f"{finished} of {len(tasks)} networks")
-
-            for outcome in self._run(tasks, report):
-                finished += 1
-                yield outcome
-
-    def _run(self, tasks: list[Task], report: Callable[[int], None]) -> Iterator[Outcome]:
-        done = 0
-
-        def add(work: int) -> None:
-            nonlocal done
-            done += work
-            report(done)
-
-        processes = self._count_processes(tasks)
-        if processes > 1:
-            log.info("%d networks are trained at once, in one thread each", processes)
-            streamed = {} if self._test_is_kept else {"cache": "none", "workers": 1}
-            open_test = self._open_later("test", **streamed)
-            with Workers(processes, self.setup, open_test) as workers:
-                yield from workers.run(tasks, self._build, add)
-            return
-        at_once = self._count_at_once(tasks)
-        for start in range(0, len(tasks), at_once):
-            jobs = [self._build(task) for task in tasks[start : start + at_once]]
-            outcomes = self._runner.run(jobs, add)
-            del jobs  # before the next sets are built
-            yield from outcomes
-
-    def _build(self, task: Task) -> Job:
-        start = time.perf_counter()
-        images, labels = self._sets.get(task, self._runner.get_trainer(task.network))
-        return Job(task, images, labels, time.perf_counter() - start)
-
-    def _is_streamed(self, tasks: list[Task]) -> bool:
-        """Whether a set is too large to be held as a whole, so that networks train in turn."""
-        whole = any(task.method == WHOLE for task in tasks)
-        return whole and not isinstance(self.train, MemoryImages)
-
-    def _count_processes(self, tasks: list[Task]) -> int:
-        if self._is_streamed(tasks):
-            return 1
-        images = max((self._count_images(task.method) for task in tasks), default=1)
-        kept = sum(self.test.class_sizes) if self._test_is_kept else 0
-        return count_processes(self.setup, len(tasks), images, kept)
-
-    def _count_at_once(self, tasks: list[Task]) -> int:
-        """Networks that this process trains at once, on a GPU or in other processes."""
-        if self._is_streamed(tasks):
-            return 1
-        images = max((self._count_images(task.method) for task in tasks), default=1)
-        return max(self._count_processes(tasks), self._runner.count_side_by_side(images))
-
-    @property
-    def _test_is_kept(self) -> bool:
-        return isinstance(self.test, MemoryImages)
 
 
 def _split_names(joined: str) -> tuple[str, ...]:

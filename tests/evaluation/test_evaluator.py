@@ -257,7 +257,8 @@ def test_the_initialisation_is_the_one_the_run_started_from(run: Path) -> None:
 
     evaluation = Evaluation(RunFolder(run), quick(), Ranks())
     task = Task("initial", "convnet3", 0)
-    images, labels = evaluation._sets.get(task, evaluation._runner.get_trainer("convnet3"))
+    job = evaluation._scheduler._build(task)
+    images, labels = job.images, job.labels
     config = CondenseConfig(dataset="digits", iterations=8, device="cpu").resolve()
     expected = decode(initial_pixels(open_dataset("digits"), config), 2).flatten(0, 1)
     assert len(images) == 40

@@ -11,7 +11,7 @@ import torch
 from m3d_fast import CondenseConfig, EvaluateConfig, condense, evaluate
 from m3d_fast.common.errors import UserError
 from m3d_fast.distributed import Ranks
-from m3d_fast.evaluation import evaluator, training_sets
+from m3d_fast.evaluation import scheduler, training_sets
 from m3d_fast.evaluation.evaluator import Evaluation
 from m3d_fast.evaluation.results import Task, table
 from m3d_fast.evaluation.streamed_set import StreamedSet
@@ -40,8 +40,8 @@ def test_a_coreset_is_evaluated_as_it_was_selected(run: Path) -> None:
     assert [result["method"] for result in content["results"]] == ["random"]
     evaluation = Evaluation(RunFolder(run), quick(), Ranks())
     for repeat in (0, 1):
-        trainer = evaluation._runner.get_trainer("convnet3")
-        images, labels = evaluation._sets.get(Task("random", "convnet3", repeat), trainer)
+        job = evaluation._scheduler._build(Task("random", "convnet3", repeat))
+        images, labels = job.images, job.labels
         assert torch.equal(images[torch.arange(10)], evaluation.synthetic.images)
         assert labels.tolist() == list(range(10))
 
@@ -56,6 +56,23 @@ def test_the_file_says_which_split_networks_were_tested_on(run: Path) -> None:
     assert (test["protocol"]["split"], test["test_images"]) == ("test", 359)
     kept = json.loads((run / "evaluation-1.json").read_text())
     assert kept["results"] == held_out["results"]
+
+
+def test_processes_test_on_the_same_split(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+
+    class Processes:
+        def __init__(self, count, setup, open_test) -> None:
+            opened.append(open_test().class_sizes)
+            raise UserError("seen")
+
+    monkeypatch.setattr(scheduler, "Workers", Processes)
+    monkeypatch.setattr(scheduler, "count_processes", lambda *_: 2)
+    for split in ("held-out", "test"):
+        with pytest.raises(UserError, match="seen"):
+            evaluate(run, quick(split=split))
+    expected = [open_dataset("digits", split=s, hold_out=0.5) for s in ("held-out", "test")]
+    assert opened == [images.class_sizes for images in expected]
 
 
 def test_baselines_never_see_held_out_images(run: Path) -> None:
@@ -87,8 +104,8 @@ def test_the_whole_training_set_is_a_row_with_epochs_of_its_own(run: Path) -> No
 
 def test_the_whole_training_set_is_all_of_it(run: Path) -> None:
     evaluation = Evaluation(RunFolder(run), quick(baselines="whole"), Ranks())
-    trainer = evaluation._runner.get_trainer("convnet3")
-    images, labels = evaluation._sets.get(Task("whole", "convnet3", 0), trainer)
+    job = evaluation._scheduler._build(Task("whole", "convnet3", 0))
+    images, labels = job.images, job.labels
     train = open_dataset("digits", hold_out=0.5)
     everything = torch.cat([train.take(c, range(n)) for c, n in enumerate(train.class_sizes)])
     assert torch.equal(images[torch.arange(len(images))], everything.float() / 255)
@@ -108,7 +125,7 @@ def test_a_streamed_set_trains_the_same_networks(
 
     read, own = list[int](), StreamedSet.read
     monkeypatch.setattr(StreamedSet, "read", stream)
-    for module in (training_sets, evaluator):
+    for module in (training_sets, scheduler):
         monkeypatch.setattr(module, "MemoryImages", type(None))
     streamed = evaluate(run, quick(baselines="whole"))
     size = sum(open_dataset("digits", hold_out=0.5).class_sizes)

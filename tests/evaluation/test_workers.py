@@ -14,7 +14,7 @@ import torch
 
 from m3d_fast import EvaluateConfig, evaluate
 from m3d_fast.common.errors import DataError, UserError
-from m3d_fast.evaluation import evaluator, workers
+from m3d_fast.evaluation import scheduler, workers
 from m3d_fast.evaluation.results import Task
 from m3d_fast.evaluation.runner import Job, Runner, Setup
 from m3d_fast.evaluation.workers import Workers, count_processes
@@ -94,7 +94,7 @@ def test_an_evaluation_by_processes_is_that_of_one(finished: Path, tmp_path, mon
     for folder, number in (("alone", 1), ("together", count)):
         run = tmp_path / folder
         shutil.copytree(finished, run)
-        monkeypatch.setattr(evaluator, "count_processes", lambda *_, number=number: number)
+        monkeypatch.setattr(scheduler, "count_processes", lambda *_, number=number: number)
         content = evaluate(run, config)
         assert content == json.loads((run / "evaluation.json").read_text())
         results.append([(r["method"], r["network"], r["accuracies"]) for r in content["results"]])
@@ -113,8 +113,8 @@ def is_alive(process: int) -> bool:
 
 BY_TWO = """
 import sys
-from m3d_fast.evaluation import evaluator
-evaluator.count_processes = lambda *_: 2
+from m3d_fast.evaluation import scheduler
+scheduler.count_processes = lambda *_: 2
 from m3d_fast.evaluate import main
 sys.exit(main())
 """
