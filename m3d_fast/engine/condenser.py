@@ -77,6 +77,7 @@ class Condenser:
         self.method = config.build_method()
         self.classes = range(real.num_classes) if classes is None else classes
         self.embedder = self._build_embedder()
+        self.embedder.check_probes(real.image_shape)
         # like the state, before the chunk's memory is measured: what is allocated counts as taken
         self._source = build_source(config, self.embedder, real, lambda: self.pixels)
         if host_pixels is None:

@@ -1,7 +1,7 @@
 """What a frozen network says of real and synthetic images; its weights change in place."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import cast
 
@@ -187,6 +187,18 @@ class Embedder:
     def synthetic(self, views: Views) -> Reading:
         """Read the network over synthetic images, differentiable in them."""
         return self._read(views, "synthetic")
+
+    def check_probes(self, image_shape: Sequence[int]) -> None:
+        """Read two black images ``(C, H, W)``, so that what cannot be read is known before the run.
+
+        Raises:
+            UserError: of a probe, for a network without what it reads.
+        """
+        images = torch.zeros(1, 2, *image_shape, device=self.device)
+        labels = torch.zeros(1, dtype=torch.int64, device=self.device)
+        with torch.no_grad():
+            for kind in ("real", "synthetic"):
+                self._apply_probe(images, labels, kind)
 
     def _prepare(self, images: Tensor, draws: Tensor) -> Tensor:
         """Normalise and augment the images: ``(k, n, channels, H, W)`` float32."""

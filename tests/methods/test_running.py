@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from m3d_fast import CondenseConfig, condense
 from m3d_fast.common.errors import UserError
 from m3d_fast.common.seeds import generator
 from m3d_fast.condense import build_parser
@@ -226,3 +227,13 @@ def test_the_example_of_the_readme_runs(
     before = condenser.pixels.clone()
     assert (condenser.step(0).losses > 0).all()
     assert not torch.equal(condenser.pixels, before)
+
+
+def test_what_a_network_lacks_is_one_sentence_and_nothing_is_written(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    config = CondenseConfig(
+        dataset="digits", method="ddm", options={"layers": "0,7"}, out=str(out), device="cpu"
+    )
+    with pytest.raises(UserError, match=r"layers: the network has blocks 0 to 2, got 7"):
+        condense(config)
+    assert not out.exists()
