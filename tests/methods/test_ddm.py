@@ -360,4 +360,5 @@ def test_its_settings_are_dm_s() -> None:
     assert (settings.factor, settings.init, settings.ipm) == (1, "real", 1)
     assert settings.augment.startswith("one:")
     assert settings.lr_img == 0.02
-    assert digits_settings(method="ddm", preset="paper").lr_img == 1
+    published = 1.0 * 0.3188**2  # for pixels divided by their standard deviation
+    assert digits_settings(method="ddm", preset="paper").lr_img == pytest.approx(published)
