@@ -170,12 +170,8 @@ class Evaluation:
         return partial(open_dataset, run.dataset, root, split, **(settings | given))
 
     def _choose_setup(self) -> Setup:
-        """What all networks have in common; compiled or not by the work of one method's."""
-        synthetic, compile = self.synthetic, self.config.compile
-        if compile is None:
-            images = self._count_images("condensed") * self.protocol.epochs
-            images += sum(self.test.class_sizes)
-            compile = compile_pays(self.protocol.repeats * images, self.size)
+        """What all networks have in common."""
+        synthetic = self.synthetic
         channels, height, width = synthetic.images.shape[1:]
         return Setup(
             protocol=self.protocol,
@@ -185,11 +181,23 @@ class Evaluation:
             std=tuple(synthetic.std),
             device=self.device,
             precision=self.precision,
-            compile=compile,
+            compiled=frozenset(filter(self._is_compiled, self.methods)),
             seed=self.config.seed,
             whole_epochs=self.config.whole_epochs,
             lock=self.run.config_file,
         )
+
+    def _is_compiled(self, method: str) -> bool:
+        """Whether a method's networks are compiled: as set, or where their work is worth it.
+
+        The run's own and those of its initial images share what is compiled.
+        """
+        if self.config.compile is not None:
+            return self.config.compile
+        own = self.settings.method if method == WHOLE else method
+        sharing = 2 if own not in BASELINES and "initial" in self.methods else 1
+        images = self._count_images(own) * self.protocol.epochs + sum(self.test.class_sizes)
+        return compile_pays(sharing * self.protocol.repeats * images, self.size)
 
     def _count_images(self, method: str) -> int:
         """Size of a method's training set."""

@@ -41,7 +41,7 @@ class Setup:
         mean, std: per channel, pixels in [0, 1].
         device: where to train.
         precision: "bf16", "tf32" or "fp32".
-        compile: whether to torch.compile the networks.
+        compiled: methods whose networks are compiled.
         seed: of the evaluation.
         lock: a file that processes lock while they compile, so that one does it for all.
         whole_epochs: passes over the full training set; None for those of the protocol.
@@ -54,7 +54,7 @@ class Setup:
     std: tuple[float, ...]
     device: torch.device
     precision: str
-    compile: bool
+    compiled: frozenset[str]
     seed: int
     lock: Path
     whole_epochs: int | None = None
@@ -98,7 +98,7 @@ class Runner:
 
     def __init__(self, setup: Setup, test: RealImages) -> None:
         self._setup, self._test = setup, test
-        self._trainers: dict[tuple[str, int], Trainer] = {}
+        self._trainers: dict[tuple[str, int, bool], Trainer] = {}
         self._compiled = set[tuple[Trainer, str]]()
 
     def count_side_by_side(self, images: int) -> int:
@@ -110,21 +110,22 @@ class Runner:
         pixels = min(images, setup.protocol.batch_size) * side**2
         return max(1, min(MOST_SIDE_BY_SIDE, SATURATING_PIXELS // pixels))
 
-    def get_trainer(self, network: str, place: int = 0) -> Trainer:
+    def get_trainer(self, network: str, place: int = 0, *, compile: bool = False) -> Trainer:
         """The trainer of a network; several places hold trainers that run side by side."""
-        if (network, place) not in self._trainers:
+        key = network, place, compile
+        if key not in self._trainers:
             setup = self._setup
             channels, side = setup.image_shape[0], setup.image_shape[-1]
-            self._trainers[network, place] = Trainer(
+            self._trainers[key] = Trainer(
                 build_network(network, channels, side, setup.num_classes),
                 setup.protocol,
                 setup.mean,
                 setup.std,
                 device=setup.device,
                 precision=setup.precision,
-                compile=setup.compile,
+                compile=compile,
             )
-        return self._trainers[network, place]
+        return self._trainers[key]
 
     def run(self, jobs: Sequence[Job], report: Callable[[int], None]) -> list[Outcome]:
         """Train the networks of ``jobs`` side by side, then test each.
@@ -134,7 +135,11 @@ class Runner:
             report: called with the work done since the last call, in training images.
         """
         start = time.perf_counter()
-        trainers = [self.get_trainer(job.task.network, i) for i, job in enumerate(jobs)]
+        tasks, compiled = [job.task for job in jobs], self._setup.compiled
+        trainers = [
+            self.get_trainer(task.network, place, compile=task.method in compiled)
+            for place, task in enumerate(tasks)
+        ]
         trainings = [self._begin(t, job) for t, job in zip(trainers, jobs, strict=True)]
         with _in_one_thread(self._setup.device):
             for epoch in range(max(self._setup.epochs_of(job.task.method) for job in jobs)):
@@ -174,7 +179,7 @@ class Runner:
 
     def _compile_alone(self, trainer: Trainer, what: str) -> AbstractContextManager[object]:
         """Within the first of these blocks no other process compiles: it finds the results."""
-        if not self._setup.compile or (trainer, what) in self._compiled:
+        if not trainer.compiled or (trainer, what) in self._compiled:
             return contextlib.nullcontext()
         self._compiled.add((trainer, what))
         return _lock(self._setup.lock)

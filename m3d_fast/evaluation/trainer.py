@@ -59,6 +59,7 @@ class Trainer:
         self._imagenet = protocol.augment == "imagenet"
         self._operations = () if self._imagenet else parse_strategy(protocol.augment)
         self._embed = cast(Callable[[Tensor], Tensor], network.embed)
+        self.compiled = compile
         self._logits: Callable[..., Tensor] = self._compute_logits
         self._loss: Callable[..., Tensor] = self._compute_loss
         if compile:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from m3d_fast import CondenseConfig, EvaluateConfig, condense, evaluate
+from m3d_fast.common import hardware
 from m3d_fast.common.errors import UserError
 from m3d_fast.distributed import Ranks
 from m3d_fast.evaluation import scheduler, training_sets
@@ -140,3 +141,23 @@ def test_the_initial_images_are_left_out_on_request(tmp_path: Path) -> None:
     condense(CondenseConfig(**given, out=str(tmp_path)))
     methods = [r["method"] for r in evaluate(tmp_path, quick(initial=False))["results"]]
     assert methods == ["m3d"]
+
+
+def test_networks_are_compiled_where_their_work_is_worth_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And whether they are does not depend on which baselines are trained beside them."""
+    given = {"dataset": "digits", "iterations": 1, "real_batch": 4, "device": "cpu"}
+    condense(CondenseConfig(**given, out=str(tmp_path)))
+    monkeypatch.setattr(hardware, "has_compiler", lambda: True)
+    monkeypatch.setattr(hardware, "COMPILE_PAYS_PIXELS", 2 * (40 * 10 + 300) * 16**2)
+
+    def compiled(**given) -> frozenset[str]:
+        config = EvaluateConfig(device="cpu", epochs=10, repeats=1, **given)
+        return Evaluation(RunFolder(tmp_path), config, Ranks()).setup.compiled
+
+    assert compiled() == {"initial", "m3d"}, "they share one compilation"
+    assert compiled(baselines="random") == {"initial", "m3d"}
+    assert compiled(initial=False) == frozenset()
+    assert compiled(baselines="random", compile=True) == {"random", "initial", "m3d"}
+    assert compiled(compile=False) == frozenset()

@@ -41,7 +41,7 @@ def setup_of(lock: Path, **given) -> Setup:
         "std": (0.3,),
         "device": torch.device("cpu"),
         "precision": "fp32",
-        "compile": False,
+        "compiled": frozenset(),
         "seed": 0,
         "lock": lock,
     }
