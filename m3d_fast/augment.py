@@ -262,6 +262,19 @@ def _combine(parts: Tensor, weights: Sequence[float], dim: int) -> Tensor:
 CUTMIX_UNIFORMS = 4  # whether to mix, the box's size, and its centre
 
 
+def mixed_cross_entropy(logits: Tensor, labels: Tensor, pasted: Tensor, kept: Tensor) -> Tensor:
+    """Mean cross-entropy of images mixed by :func:`cutmix`, whose results the others are.
+
+    Args:
+        logits: ``(B, classes)`` float32.
+        labels: of the images, ``(B,)`` int64.
+        pasted: of the boxes, ``(B,)`` int64.
+        kept: share of each image that is kept, ``()``.
+    """
+    loss = kept * F.cross_entropy(logits, labels)
+    return loss + (1 - kept) * F.cross_entropy(logits, pasted)
+
+
 def cutmix(
     images: Tensor, labels: Tensor, probability: float, uniforms: Tensor, order: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -40,6 +40,13 @@ def names_of(config: type) -> tuple[str, ...]:
     return tuple(field.name for field in fields(config))
 
 
+def fill_defaults(config: Any) -> None:
+    """Give every setting of a frozen ``config`` that is None its ``default``, in place."""
+    for name, value in defaults_of(type(config)).items():
+        if getattr(config, name) is None:
+            object.__setattr__(config, name, value)
+
+
 def option(text: str) -> tuple[str, str]:
     """Name and value of ``NAME=VALUE``."""
     name, equals, value = text.partition("=")

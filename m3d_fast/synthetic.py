@@ -157,6 +157,16 @@ class SyntheticSet:
         """Images per class as stored, before decoding."""
         return len(self.images) // self.num_classes
 
+    def check_classes(self, real: Sequence[str], subject: str) -> None:
+        """Raise UserError, about ``subject``, unless the ``real`` classes are those of the set."""
+        condensed = tuple(self.class_names)
+        if tuple(real) != condensed:
+            raise UserError(
+                f"{subject} has {len(condensed)} classes ({', '.join(condensed[:3])}, ..); "
+                f"the data {len(real)} ({', '.join(real[:3])}, ..); "
+                f"give the --data-root the set was condensed from"
+            )
+
     def decode(self) -> tuple[Tensor, Tensor]:
         """Training images ``(num_classes * ipc * factor**2, C, H, W)`` and their labels."""
         return decode(self.images, self.factor), self.labels.repeat_interleave(self.factor**2)

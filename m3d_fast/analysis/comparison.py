@@ -168,7 +168,7 @@ class _Measurement:
         self._network = config.network or runs[0].settings.network
         self._real = self._open()
         for run in runs:
-            self._check_classes(run)
+            run.synthetic.check_classes(self._real.class_names, str(run.path))
         self._embedders = [self._draw_embedder(number) for number in range(config.networks)]
         # by run and set: images as stored, (classes * ipc, C, H, W)
         self._sets = {
@@ -191,15 +191,6 @@ class _Measurement:
             cache=settings.cache,
             workers=settings.workers,
         )
-
-    def _check_classes(self, run: Run) -> None:
-        condensed, real = tuple(run.synthetic.class_names), self._real.class_names
-        if real != condensed:
-            raise UserError(
-                f"{run.path} has {len(condensed)} classes ({', '.join(condensed[:3])}, ..), the "
-                f"data {len(real)} ({', '.join(real[:3])}, ..); give the --data-root that it was "
-                f"condensed from"
-            )
 
     def _draw_embedder(self, number: int) -> Embedder:
         real, device = self._real, self._real.device

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ..networks import CONDENSING
-from ..settings import defaults_of, setting
+from ..settings import fill_defaults, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +48,4 @@ class MomentsConfig:
     )
 
     def __post_init__(self) -> None:
-        for name, value in defaults_of(MomentsConfig).items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
+        fill_defaults(self)

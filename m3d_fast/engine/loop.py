@@ -26,22 +26,7 @@ log = logging.getLogger("m3d_fast")
 
 
 def condense(config: CondenseConfig, *, resume: bool = False) -> SyntheticSet:
-    """Condense a data set into its run folder; under torchrun, each rank its share of the classes.
-
-    The last iterate is kept; no test image is read. Progress goes to the logger ``m3d_fast``.
-
-    Args:
-        config: settings; None takes the paper's value, or the run's own when it is resumed.
-        resume: continue from the checkpoint of the run folder, if there is one.
-
-    Returns:
-        The condensed set: views of the mapped ``synthetic.safetensors``.
-
-    Raises:
-        UserError: for invalid settings or data, a gradient that is not finite, or a write error.
-        Interrupted: after Ctrl-C or SIGTERM, with the checkpoint saved.
-        RankLost: if another rank of the job is gone.
-    """
+    """Condense by steps, as :func:`m3d_fast.construction.condense` does for methods with steps."""
     with join_ranks() as ranks:
         with ranks.together():
             settings = resolve_resumed_config(config, resume=resume).resolve()

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ..coreset import CORESETS
 from ..networks import NETWORKS
-from ..settings import defaults_of, setting
+from ..settings import fill_defaults, setting
 
 WHOLE = "whole"  # the full training set: what a small one can reach at best
 BASELINES = (*CORESETS, WHOLE)
@@ -77,6 +77,4 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         # at once: unlike a condensation, an evaluation never takes settings from an earlier one
-        for name, value in defaults_of(EvaluateConfig).items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
+        fill_defaults(self)

@@ -120,7 +120,7 @@ class Evaluation:
         self.size = self.synthetic.images.shape[-1]
         self.protocol = self._choose_protocol()
         self.test: RealImages = self._open_later(config.split)()
-        self._check_classes()
+        self.synthetic.check_classes(self.test.class_names, "the condensed set")
         self.setup = self._choose_setup()
         self._scheduler = Scheduler(
             self.setup,
@@ -205,15 +205,6 @@ class Evaluation:
             return sum(self.train.class_sizes)
         tiles = 1 if method in BASELINES else self.synthetic.factor**2
         return len(self.synthetic.images) * tiles
-
-    def _check_classes(self) -> None:
-        condensed, real = tuple(self.synthetic.class_names), self.test.class_names
-        if real != condensed:
-            raise UserError(
-                f"the condensed set has {len(condensed)} classes ({', '.join(condensed[:3])}, ..); "
-                f"the data {len(real)} ({', '.join(real[:3])}, ..); "
-                f"give the --data-root the set was condensed from"
-            )
 
     def describe(self) -> dict[str, Any]:
         """The content of ``evaluation.json``, without results."""

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..augment import augment, augment_imagenet, cutmix, parse_strategy
+from ..augment import augment, augment_imagenet, cutmix, mixed_cross_entropy, parse_strategy
 from ..common.hardware import free_bytes
 from ..loaders import RealImages
 from ..networks import initialise
@@ -145,8 +145,7 @@ class Trainer:
             images = augment(self._normalise(images)[:, None], uniforms, self._operations)[:, 0]
         images, pasted, kept = cutmix(images, labels, self.protocol.cutmix, box, order)
         logits = self._compute_logits(images)
-        loss = kept * F.cross_entropy(logits, labels)
-        return loss + (1 - kept) * F.cross_entropy(logits, pasted)
+        return mixed_cross_entropy(logits, labels, pasted, kept)
 
     def _normalise(self, images: Tensor) -> Tensor:
         return (images - self._mean) / self._std

@@ -8,10 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ...augment import CUTMIX_UNIFORMS, UNIFORMS, augment, cutmix, parse_strategy
+from ...augment import (
+    CUTMIX_UNIFORMS,
+    UNIFORMS,
+    augment,
+    cutmix,
+    mixed_cross_entropy,
+    parse_strategy,
+)
 from ...common.cuda_graph import CudaGraphRunner
 from ...config import ResolvedConfig
 from ...loaders import RealImages
@@ -191,8 +197,7 @@ class NetworkTraining:
         images, pasted, kept = cutmix(images, labels, self._recipe.cutmix, box, order)
         with autocast(self._device, self._precision):
             logits = self.network(images).float()
-        loss = kept * F.cross_entropy(logits, labels)
-        loss = loss + (1 - kept) * F.cross_entropy(logits, pasted)
+        loss = mixed_cross_entropy(logits, labels, pasted, kept)
         return loss, (logits.detach().argmax(1) == labels).float().mean()
 
 
