@@ -65,7 +65,7 @@ class Comparison:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise UserError("a comparison starts processes of its own; leave out torchrun")
         config.check()
-        self._config, self._rates = config, config.lr_img or ()
+        self._config = config
         self._entries = parse_entries(config.methods or METHODS)
         self._runs = [entry for entry in self._entries if entry.method != WHOLE]
         self.out = Path(config.out or ".")  # for the name of the default, settings are completed
@@ -105,8 +105,8 @@ class Comparison:
         """The settings of an entry's run, under a learning rate if one was chosen."""
         config = self._config.condense
         if entry.steps:
-            rates = {"lr_img": self._rates[0]} if self._rates else {}
-            rates |= {} if rate is None else {"lr_img": rate}
+            first = next(iter(self._config.lr_img or ()), None) if rate is None else rate
+            rates = {} if first is None else {"lr_img": first}
             settings: dict[str, Any] = {**rates, **entry.settings}
         else:
             settings = dict.fromkeys((*STEPS, *AS_THEY_ARE))
@@ -119,7 +119,8 @@ class Comparison:
 
     def _is_searched(self, entry: Entry) -> bool:
         """Whether the learning rate of an entry is chosen among several."""
-        return entry.steps and len(self._rates) > 1 and "lr_img" not in entry.settings
+        rates = self._config.lr_img or self._config.lr_scales or ()
+        return entry.steps and len(rates) > 1 and "lr_img" not in entry.settings
 
     def _choose_evaluation(self, runs: list[ResolvedConfig]) -> EvaluateConfig:
         """The settings of every evaluation, checked; epochs by the largest decoded set."""
@@ -205,6 +206,8 @@ class Comparison:
     def _search(self, entry: Entry) -> float:
         """The best learning rate of an entry on held-out images, after short runs."""
         full = self._configure(entry).resolve()
+        scales = self._config.lr_scales or ()
+        rates = self._config.lr_img or tuple(scale * full.lr_img for scale in scales)
         iterations = max(1, round(SEARCH_SHARE * full.iterations))
         evaluation = replace(
             self._evaluate,
@@ -212,7 +215,7 @@ class Comparison:
             repeats=min(self._evaluate.repeats or SEARCH_REPEATS, SEARCH_REPEATS),
         )
         figures: list[dict[str, Any]] = []
-        for rate in self._rates:
+        for rate in rates:
             config = self._configure(
                 entry,
                 rate,

@@ -42,6 +42,12 @@ class CompareSettings:
         "held-out images after short runs [each method's own]",
         parse=numbers_by_commas,
     )
+    lr_scales: tuple[float, ...] | None = setting(
+        group="comparison",
+        metavar="F,...",
+        help="several learning rates to choose among, as multiples of each method's own",
+        parse=numbers_by_commas,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +64,18 @@ class CompareConfig(CompareSettings):
 
     def check(self) -> None:
         """Raise UserError for an invalid setting of the comparison's own."""
-        for rate in self.lr_img or ():
-            check_positive("lr_img", rate)
-        if len(set(self.lr_img or ())) < len(self.lr_img or ()):
-            raise UserError(f"lr_img: expected different numbers, got {self.lr_img}")
+        if self.lr_img and self.lr_scales:
+            raise UserError("lr_img, lr_scales: expected one of them, got both")
+        for name in ("lr_img", "lr_scales"):
+            rates = getattr(self, name) or ()
+            for rate in rates:
+                check_positive(name, rate)
+            if len(set(rates)) < len(rates):
+                raise UserError(f"{name}: expected different numbers, got {rates}")
+        if self.lr_scales and len(self.lr_scales) == 1:
+            raise UserError(
+                f"lr_scales: expected several numbers to choose among, got {self.lr_scales}"
+            )
 
 
 # settings of a run that a comparison decides, or that say how a single run is observed

@@ -75,8 +75,13 @@ def test_the_budget_is_of_methods_alone(tmp_path: Path) -> None:
     assert (random.budget, random.iterations, m3d.budget) == (None, 0, 7.0)
 
 
+@pytest.mark.parametrize(
+    "rates",
+    [{"lr_img": (0.1, 1.0, 10.0)}, {"lr_scales": (0.1, 1.0, 10.0)}],
+    ids=["rates", "scales"],
+)
 def test_the_learning_rate_is_chosen_on_held_out_images(
-    tmp_path: Path, started: list[str], monkeypatch: pytest.MonkeyPatch
+    rates: dict[str, Any], tmp_path: Path, started: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tested = []
 
@@ -89,7 +94,7 @@ def test_the_learning_rate_is_chosen_on_held_out_images(
         return {"protocol": {"split": config.split}, "results": [row]}
 
     monkeypatch.setattr(comparison, "evaluate", evaluate)
-    content = compare(settings(tmp_path, iterations=10, lr_img=(0.1, 1.0, 10.0)))
+    content = compare(settings(tmp_path, iterations=10, **rates))
     assert tested == [
         (None, 0.0, 0, "test"),
         *((rate, 0.1, 2, "held-out") for rate in (0.1, 1.0, 10.0)),
@@ -108,6 +113,9 @@ def test_the_learning_rate_is_chosen_on_held_out_images(
         ({"split": "held-out"}, "split held-out: no image is held out"),
         ({"networks": "convnt3"}, "network: 'convnt3' is not known"),
         ({"lr_img": (1.0, -1.0)}, "lr_img: expected a number above 0, got -1.0"),
+        ({"lr_scales": (1.0, 0.0)}, "lr_scales: expected a number above 0, got 0.0"),
+        ({"lr_scales": (2.0,)}, "lr_scales: expected several numbers to choose among, got (2.0,)"),
+        ({"lr_scales": (1.0, 2.0), "lr_img": (1.0,)}, "lr_img, lr_scales: expected one of them"),
         ({"budget": -1.0}, "budget: expected a number above 0"),
         ({"epochs": 0}, "epochs: expected a number above 0"),
         ({"dataset": "digit"}, "dataset: 'digit' is not known; did you mean digits"),
