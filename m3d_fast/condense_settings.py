@@ -80,6 +80,18 @@ class CondenseSettings(Generic[Absent]):
         "from a pool [none]",
         parse=weights,
     )
+    group: int | Absent = setting(
+        group="method",
+        metavar="N",
+        help="classes that a term compares with each other (ridge), at most: equal groups of "
+        "consecutive classes [20]",
+    )
+    draws: str | Absent = setting(
+        group="method",
+        metavar="NAME",
+        help="augmentation of a step: one for each class, or one for all [class; all where classes "
+        "are compared]",
+    )
     kernel: str | None = setting(
         group="method",
         metavar="NAME",
@@ -121,6 +133,12 @@ class CondenseSettings(Generic[Absent]):
     )
     momentum: float | Absent = setting(
         group="method", metavar="F", help="momentum of the images' SGD [0.5]"
+    )
+    average: float | Absent = setting(
+        group="method",
+        metavar="F",
+        help="decay of the moving average of the images over the steps, which is then the result; "
+        "0 keeps the last iterate [0; --preset strong 0.95]",
     )
     real_batch: int | Absent = setting(
         group="method",

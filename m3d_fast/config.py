@@ -17,13 +17,24 @@ from .settings import defaults_of
 __all__ = ["MACHINE", "CondenseConfig", "ResolvedConfig"]
 
 PRESETS = ("default", "paper", "m3d")
+GROUP = 20  # classes that are compared with each other
 # settings that depend on the machine: they change only the rounding of a result
 MACHINE = ("device", "precision", "compile", "cuda_graphs", "class_chunk", "profile")
 
 # settings of steps, which a coreset has not, and those of real images as they are
 STEPS = (
-    *("lr_img", "momentum", "real_batch", "networks_from", "ipm", "augment", "kernel", "budget"),
-    *("add", "pool", "pool_epochs", "pool_stages"),
+    *(
+        "lr_img",
+        "momentum",
+        "average",
+        "real_batch",
+        "networks_from",
+        "ipm",
+        "augment",
+        "kernel",
+        "budget",
+    ),
+    *("add", "group", "draws", "pool", "pool_epochs", "pool_stages"),
 )
 AS_THEY_ARE = {"iterations": 0, "factor": 1, "init": "real"}
 
@@ -96,6 +107,8 @@ class CondenseConfig(CondenseSettings[None]):
             "options": asdict(objective),
             "add": add,
             "kernel": getattr(objective, "kernel", None),
+            "group": GROUP,
+            "draws": "all" if combined.scope == "joint" or combined.grouped else "class",
             "networks_from": combined.networks_from,
             "precision": _choose_precision(combined, device),
         }

@@ -42,18 +42,27 @@ class Ranks:
         """Whether this process writes and reports for all."""
         return self.rank == 0
 
-    def select_classes(self, count: int) -> range:
-        """The classes of this rank, of ``count``: contiguous; sizes differ by at most one.
+    def select_classes(self, count: int, group: int = 1) -> range:
+        """The classes of this rank, of ``count``: contiguous; sizes differ by at most one group.
+
+        Args:
+            count: all classes, a multiple of ``group``.
+            group: classes that one rank must have together.
 
         Raises:
-            UserError: if there are more ranks than classes.
+            UserError: if there are more ranks than groups.
         """
-        if self.size > count:
+        groups = count // group
+        if self.size > groups:
+            unit = (
+                "class" if group == 1 else f"group of {group}, which are compared with each other"
+            )
             raise UserError(
                 f"{self.size} processes were started for {count} classes: expected at most one per "
-                f"class; give torchrun a smaller --nproc-per-node"
+                f"{unit}; give torchrun a smaller --nproc-per-node"
             )
-        return range(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+        first, last = (groups * rank // self.size * group for rank in (self.rank, self.rank + 1))
+        return range(first, last)
 
     def select_device(self, device: str) -> str:
         """The device of this rank: for ``cuda``, the GPU of its local number.

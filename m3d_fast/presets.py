@@ -42,6 +42,7 @@ class Preset:
         augment: DSA strategy, shared by real and synthetic images.
         init: initial images: mix, real or noise.
         momentum: of the images' SGD.
+        average: decay of the images' moving average; 0 for none.
         ipm: iterations per model, then another network.
         pool, pool_epochs, pool_stages: networks of a pool, passes over the training set that train
             each, and stages of the training that embed (0: mixtures of drawn and trained).
@@ -54,6 +55,7 @@ class Preset:
     augment: str = "color_crop_cutout"
     init: str = "mix"
     momentum: float = 0.5
+    average: float = 0.0
     ipm: int = 5
     pool: int = 10
     pool_epochs: float = 60.0

@@ -18,6 +18,7 @@ from .networks import CONDENSING, build_network, check_network
 from .synthetic import check_factor
 
 INITS = ("mix", "real", "noise")
+DRAWS = ("class", "all")
 
 
 class ResolvedConfig(CondenseSettings[Never]):
@@ -74,10 +75,12 @@ class ResolvedConfig(CondenseSettings[Never]):
     def _check_steps(self) -> None:
         check_name("init", self.init, INITS)
         self._check_networks_and_scope()
-        for name in ("iterations", "real_batch", "ipm", "lr_img", "pool", "pool_epochs"):
+        for name in ("iterations", "real_batch", "ipm", "lr_img", "group", "pool", "pool_epochs"):
             check_positive(name, getattr(self, name))
-        if not 0 <= self.momentum < 1:
-            raise UserError(f"momentum: expected a number from 0 to below 1, got {self.momentum}")
+        for name in ("momentum", "average"):
+            share = getattr(self, name)
+            if not 0 <= share < 1:
+                raise UserError(f"{name}: expected a number from 0 to below 1, got {share}")
         if self.precision == "bf16" and self.build_method().float32_only:
             raise UserError(
                 f"precision: {self.method} matches gradients, which bf16 is too coarse for; "
@@ -94,6 +97,13 @@ class ResolvedConfig(CondenseSettings[Never]):
             )
         if self.pool_stages < 0:
             raise UserError(f"pool_stages: expected a whole number >= 0, got {self.pool_stages}")
+        check_name("draws", self.draws, DRAWS)
+        compares = self.scope == "joint" or self.build_method().grouped
+        if compares and self.draws == "class":
+            raise UserError(
+                f"draws: {self.method} with its terms compares classes, which a draw of "
+                f"augmentation for each would tell apart; expected all, got class"
+            )
         if self.scope == "joint" and self.class_chunk is not None:
             raise UserError(
                 f"class_chunk: {self.method} compares all classes with each other, so that they "
@@ -111,7 +121,7 @@ class ResolvedConfig(CondenseSettings[Never]):
         Raises:
             UserError: saying why one process must have all classes.
         """
-        if count == 1 or self.selects or self.scope == "class":
+        if count == 1 or self.selects or self.scope in ("class", "group"):
             return
         reason = {
             "joint": "compares all classes with each other",
@@ -124,12 +134,32 @@ class ResolvedConfig(CondenseSettings[Never]):
 
     @property
     def scope(self) -> Scope:
-        """What a class's step depends on, of method and source: a "class", the "set", or "joint".
+        """What a class's step depends on, of method and source.
 
         See :class:`m3d_fast.methods.Method`.
         """
         own = self.build_method().scope
-        return "set" if own == "class" and self.networks_from == "synthetic" else own
+        return "set" if own in ("class", "group") and self.networks_from == "synthetic" else own
+
+    def count_in_group(self, num_classes: int) -> int:
+        """Classes of a group whose losses depend on each other; 1 if those of a class do not.
+
+        Groups are equal, of consecutive classes: the largest divisor of ``num_classes`` that is at
+        most ``group``. What a run computes does not depend on its chunks or ranks.
+
+        Raises:
+            UserError: if only groups of one class are equal.
+        """
+        if self.selects or not self.build_method().grouped:
+            return 1
+        most = min(self.group, num_classes)
+        size = next(size for size in range(most, 0, -1) if num_classes % size == 0)
+        if size == 1:
+            raise UserError(
+                f"group: {num_classes} classes cannot be divided into equal groups of 2 to "
+                f"{self.group}; give --group {num_classes}"
+            )
+        return size
 
     def build_method(self) -> Method:
         """The objective, with its options and the terms added."""

@@ -9,7 +9,7 @@ from torch.profiler import record_function
 
 from ..augment import UNIFORMS
 from ..config import ResolvedConfig
-from ..methods import Method, Views
+from ..methods import Method, Reading, Views
 from ..networks.arithmetic import convolutions
 from ..synthetic import decode
 from .embedding import Embedder
@@ -53,7 +53,7 @@ class Buffers:
         shown = config.synthetic_per_step
         some = config.decoded_per_class > shown
         return cls(
-            PixelState(torch.zeros(images, device=device), torch.zeros(images, device=device)),
+            PixelState.start(torch.zeros(images, device=device), average=config.average > 0),
             torch.zeros(real, dtype=torch.uint8, device=device),
             torch.zeros(classes, UNIFORMS, device=device),
             torch.arange(classes, device=device),
@@ -71,12 +71,18 @@ class ChunkStep:
         method: the objective.
         embedder: holds the network of the iteration.
         buffers: inputs and outputs.
+        group: classes that the method compares with each other; a chunk holds whole groups.
     """
 
     def __init__(
-        self, config: ResolvedConfig, method: Method, embedder: Embedder, buffers: Buffers
+        self,
+        config: ResolvedConfig,
+        method: Method,
+        embedder: Embedder,
+        buffers: Buffers,
+        group: int = 1,
     ) -> None:
-        self._config, self._method = config, method
+        self._config, self._method, self._group = config, method, group
         self._embedder, self._buffers = embedder, buffers
 
     def __call__(self, count: int, value: bool) -> None:
@@ -88,14 +94,27 @@ class ChunkStep:
             images = self._select(decode(leaf, config.factor), rows)
             real = self._embedder.real(Views(buffers.real[rows], draws, labels))
             synthetic = self._embedder.synthetic(Views(images, draws, labels))
-            losses, objective = self._method.losses(real, synthetic, value)
+            losses, objective = self._compare(real, synthetic, value)
             with record_function("backward"):
                 (gradient,) = torch.autograd.grad(objective, leaf)
         with record_function("update"):
-            state.step_(gradient, config.lr_img, config.momentum)
+            state.step_(gradient, config.lr_img, config.momentum, config.average)
             buffers.finite[rows] = gradient.isfinite().flatten(1).all(1)
             if losses is not None:
                 buffers.losses[rows] = losses
+
+    def _compare(
+        self, real: Reading, synthetic: Reading, value: bool
+    ) -> tuple[Tensor | None, Tensor]:
+        """The method's losses, group by group if it compares classes."""
+        if not self._method.grouped:
+            return self._method.losses(real, synthetic, value)
+        pairs = zip(real.split(self._group), synthetic.split(self._group), strict=True)
+        columns, objectives = zip(
+            *(self._method.losses(*pair, value) for pair in pairs), strict=True
+        )
+        losses = torch.cat(columns) if value else None
+        return losses, torch.stack(objectives).sum()
 
     def _select(self, images: Tensor, rows: slice) -> Tensor:
         """The decoded images ``(k, m, ...)`` that take part in this step."""

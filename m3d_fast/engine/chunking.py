@@ -23,10 +23,14 @@ FILL = 0.85  # of the free memory; the rest is for fragmentation and other proce
 MAX_MAP_ELEMENTS = 2**31
 
 
-def split_evenly(classes: int, limit: int) -> list[slice]:
-    """Rows of the fewest chunks of at most ``limit`` classes; sizes differ by at most one."""
-    pieces = -(-classes // limit)
-    bounds = [classes * piece // pieces for piece in range(pieces + 1)]
+def split_evenly(classes: int, limit: int, group: int = 1) -> list[slice]:
+    """Rows of the fewest chunks of at most ``limit`` classes, but at least one group each.
+
+    Sizes differ by at most one group; ``classes`` is a multiple of ``group``.
+    """
+    groups, most = classes // group, max(1, limit // group)
+    pieces = -(-groups // most)
+    bounds = [groups * piece // pieces * group for piece in range(pieces + 1)]
     return list(itertools.starmap(slice, itertools.pairwise(bounds)))
 
 
@@ -58,28 +62,34 @@ def count_saturating_classes(network: nn.Module, image_shape: Sequence[int], ima
     return max(1, MAX_MAP_ELEMENTS // (map_elements * images))
 
 
-def find_largest_chunk(measure_peak: Callable[[int], int], classes: int, free: int) -> int:
-    """The most classes whose step fits into ``free`` bytes, measured on one class and verified.
+def find_largest_chunk(
+    measure_peak: Callable[[int], int], classes: int, free: int, group: int = 1
+) -> int:
+    """The most classes whose step fits into ``free`` bytes, measured on one group and verified.
 
     Args:
         measure_peak: steps this many classes and returns the peak of the bytes in use; may raise
             ``torch.OutOfMemoryError``.
         classes: number of classes.
         free: bytes.
+        group: classes that are stepped together in any case.
 
     Raises:
-        UserError: if one class alone does not fit.
+        UserError: if one group alone does not fit.
     """
     try:
-        one = measure_peak(1)
+        one = measure_peak(group)
     except torch.OutOfMemoryError as error:
+        unit, lower = (
+            ("one class", "") if group == 1 else (f"a group of {group} classes", "--group, ")
+        )
         raise UserError(
-            f"one class does not fit into the {free / 2**30:.1f} GB of free GPU memory; "
-            "use a lower --real-batch, --ipc or --size"
+            f"{unit} does not fit into the {free / 2**30:.1f} GB of free GPU memory; "
+            f"use a lower {lower}--real-batch, --ipc or --size"
         ) from error
-    chunk = max(1, min(classes, int(free * FILL) // max(1, one)))
-    while chunk > 1:
-        largest = split_evenly(classes, chunk)[-1]
+    chunk = max(group, min(classes, int(free * FILL) // max(1, one) * group))
+    while chunk > group:
+        largest = split_evenly(classes, chunk, group)[-1]
         chunk = largest.stop - largest.start
         try:
             if measure_peak(chunk) <= free:
@@ -87,7 +97,7 @@ def find_largest_chunk(measure_peak: Callable[[int], int], classes: int, free: i
             reason = "need more than the free memory"
         except torch.OutOfMemoryError:
             reason = "do not fit"
-        smaller = max(1, chunk * 3 // 4)
+        smaller = max(group, chunk // group * 3 // 4 * group)
         log.info("%d classes at a time %s; trying %d", chunk, reason, smaller)
         chunk = smaller
     return chunk

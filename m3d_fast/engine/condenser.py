@@ -54,9 +54,9 @@ class IterationResult(NamedTuple):
 class Condenser:
     """The state of a run's classes and their step.
 
-    Every class is independent given the network, so ``classes`` may be any share of them: each
-    takes the steps it would take in a run of all classes. An iteration does not wait for the
-    device. Close the condenser, or use it as a context, to stop the loader.
+    Every class, or group of classes, is independent given the network, so ``classes`` may be any
+    share of them: each takes the steps it would take in a run of all classes. An iteration does not
+    wait for the device. Close the condenser, or use it as a context, to stop the loader.
 
     Args:
         config: resolved settings.
@@ -83,8 +83,12 @@ class Condenser:
         if host_pixels is None:
             host_pixels = not self._pixels_fit_on_device()
         home = torch.device("cpu") if host_pixels else self.device
-        state = PixelState.start(initial_pixels(real, config, self.classes, device=home))
-        self._rows = split_evenly(len(self.classes), self._choose_chunk_size(host_pixels))
+        pixels = initial_pixels(real, config, self.classes, device=home)
+        state = PixelState.start(pixels, average=config.average > 0)
+        self._group = config.count_in_group(real.num_classes)
+        self._rows = split_evenly(
+            len(self.classes), self._choose_chunk_size(host_pixels), self._group
+        )
         self.chunks = [self.classes[rows] for rows in self._rows]
         self._store = (
             HostPixels(state, self._rows, self.device)
@@ -124,9 +128,10 @@ class Condenser:
         self.embedder.draw_noise(seed, iteration)
         first, last = self.classes.start, self.classes.stop
         stream = generator(seed, "augment", iteration, device=self.device)
-        draws = draw(self.real.num_classes, stream)[first:last]
-        if self.method.scope == "joint":  # a draw of its own would tell one class from another
+        draws = draw(self.real.num_classes, stream)
+        if self.config.draws == "all":
             draws = draws[:1].expand_as(draws)
+        draws = draws[first:last]
         selected = self._select_decoded(iteration)
         shape = (count, len(self.method.terms))
         losses = torch.empty(shape, device=self.device) if value else None
@@ -223,7 +228,7 @@ class Condenser:
 
     def _pixels_fit_on_device(self) -> bool:
         """Whether pixels and momentum leave a GPU enough memory for the chunks."""
-        size = state_bytes(len(self.classes), self.config.ipc, self.real.image_shape)
+        size = state_bytes(self.config, len(self.classes), self.real.image_shape)
         if self.device.type != "cuda" or fits_on_device(size, free_bytes(self.device)):
             return True
         log.info("pixels and momentum, %.1f GB, live in host memory", size / 1e9)
@@ -231,13 +236,15 @@ class Condenser:
 
     def _build_step(self) -> Callable[[int, bool], None]:
         """A function that steps the first classes of the buffers, and may compute the value."""
-        step = ChunkStep(self.config, self.method, self.embedder, self._buffers)
+        step = ChunkStep(self.config, self.method, self.embedder, self._buffers, self._group)
         largest = self._largest
         if not self.config.cuda_graphs:
             return step
         # one graph for all: rows beyond the chunk are stepped for nothing (chunks differ by one
         # class at most), and the value costs a GPU less than a second graph's memory
-        runner = CudaGraphRunner(lambda: step(largest, True), self._buffers.state, self.device)
+        runner = CudaGraphRunner(
+            lambda: step(largest, True), list(self._buffers.state.tensors().values()), self.device
+        )
         return lambda count, value: runner()
 
     def _choose_chunk_size(self, host_pixels: bool) -> int:
@@ -251,8 +258,9 @@ class Condenser:
         self._source.load(0)
         return find_largest_chunk(
             lambda classes: self._measure_peak(classes, host_pixels),
-            min(most, count),
+            max(self._group, min(most, count) // self._group * self._group),
             free_bytes(self.device),
+            self._group,
         )
 
     def _measure_peak(self, classes: int, host_pixels: bool) -> int:
@@ -265,14 +273,14 @@ class Condenser:
         beside = [torch.empty_like(buffers.real) for _ in range(FEED_SLOTS)]
         if host_pixels:
             for _ in range(HostPixels.STAGING_AREAS):
-                beside += buffers.state.empty_like(classes, self.device)
+                beside += buffers.state.empty_like(classes, self.device).tensors().values()
         with self.embedder.run_eagerly():  # most of these shapes are never run again
-            ChunkStep(self.config, self.method, self.embedder, buffers)(classes, True)
+            ChunkStep(self.config, self.method, self.embedder, buffers, self._group)(classes, True)
         return torch.cuda.max_memory_allocated(self.device) - before
 
     def state(self) -> dict[str, Tensor]:
         """All tensors that a resumed run needs, besides the number of iterations done."""
-        pixels = self._store.settle()._asdict()
+        pixels = self._store.settle().tensors()
         positions = self.real.state_dict().items()
         samplers = {f"{SAMPLER}{name}": torch.from_numpy(v) for name, v in positions}
         networks = {f"{NETWORKS}{name}": tensor for name, tensor in self._source.state().items()}
@@ -289,7 +297,7 @@ class Condenser:
         shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
         if shapes != {name: (tensor.shape, tensor.dtype) for name, tensor in own.items()}:
             raise UserError("the checkpoint holds tensors of other shapes than this run's")
-        for name, tensor in self._store.settle()._asdict().items():
+        for name, tensor in self._store.settle().tensors().items():
             tensor.copy_(tensors[name])
         positions = _select_by_prefix(tensors, SAMPLER).items()
         self.real.load_state_dict({name: tensor.numpy() for name, tensor in positions})

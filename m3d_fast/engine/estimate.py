@@ -45,7 +45,7 @@ def refuse_what_cannot_fit(
             f"run folder {run.path}: {_gb(required)} are needed, for a checkpoint and the next one "
             f"while it is written, {_gb(free)} are free; give an --out on a larger disk"
         )
-    state = state_bytes(len(classes), config.ipc, real.image_shape)
+    state = state_bytes(config, len(classes), real.image_shape)
     required = state * processes_on_machine()
     free = free_bytes(torch.device("cpu"))
     device = torch.device(config.device)
@@ -63,7 +63,7 @@ def required_disk_bytes(config: ResolvedConfig, real: RealImages) -> int:
 
     The condensed set, at most half a checkpoint, is written when only one checkpoint is left.
     """
-    pixels = state_bytes(real.num_classes, config.ipc, real.image_shape)
+    pixels = state_bytes(config, real.num_classes, real.image_shape)
     return 2 * (pixels + network_state_bytes(config, real))
 
 

@@ -38,7 +38,7 @@ def condense(config: CondenseConfig, *, resume: bool = False) -> SyntheticSet:
         with use_device(local.device), run.lock:
             real = ranks.leader_first(lambda: open_training_images(local, ranks))
             with ranks.together():
-                classes = ranks.select_classes(real.num_classes)
+                classes = select_classes(local, ranks, real.num_classes)
                 refuse_what_cannot_fit(run, local, real, classes)
             ranks.leader_first(lambda: prepare_source(local, real))
             with ranks.together():  # after every rank has checked the memory that they share
@@ -67,10 +67,15 @@ def open_training_images(config: ResolvedConfig, ranks: Ranks) -> RealImages:
         cache=config.cache,
         workers=config.workers,
         hold_out=config.hold_out,
-        classes=None if known is None else ranks.select_classes(known),
+        classes=None if known is None else select_classes(config, ranks, known),
     )
     check_class_sizes(config, real)
     return real
+
+
+def select_classes(config: ResolvedConfig, ranks: Ranks, num_classes: int) -> range:
+    """The classes of this rank, in whole groups where the method compares them."""
+    return ranks.select_classes(num_classes, config.count_in_group(num_classes))
 
 
 def check_class_sizes(config: ResolvedConfig, real: RealImages) -> None:

@@ -1,57 +1,81 @@
 """Where the synthetic pixels and their momentum live between steps, and how a step updates them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..common.pinned import empty_pinned
+from ..config import ResolvedConfig
 
 
 class PixelState(NamedTuple):
-    """Synthetic images of some classes and the momentum of their SGD.
+    """Synthetic images of some classes, the momentum of their SGD, and their average over steps.
 
     Attributes:
         pixels: ``(C, ipc, channels, H, W)`` float32 in [0, 1].
         momentum: of the same shape, in units of the gradient.
+        average: exponential moving average of the pixels; None in a run without.
     """
 
     pixels: Tensor
     momentum: Tensor
+    average: Tensor | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Those that are kept, by name."""
+        return {name: tensor for name, tensor in self._asdict().items() if tensor is not None}
 
     def copy_(self, source: "PixelState") -> None:
         """Copy the values of ``source``, without waiting for the device."""
-        for own, other in zip(self, source, strict=True):
-            own.copy_(other, non_blocking=True)
+        others = source.tensors()
+        for name, own in self.tensors().items():
+            own.copy_(others[name], non_blocking=True)
 
     def rows(self, rows: slice) -> "PixelState":
         """Views of some classes."""
-        return PixelState(*(tensor[rows] for tensor in self))
+        return self._map(lambda tensor: tensor[rows])
 
     def empty_like(self, classes: int, device: torch.device) -> "PixelState":
         """Uninitialised tensors for this many classes on ``device``."""
         shape = (classes, *self.pixels.shape[1:])
-        return PixelState(*(torch.empty(shape, device=device) for _ in self))
+        return self._map(lambda _: torch.empty(shape, device=device))
 
     @classmethod
-    def start(cls, pixels: Tensor) -> "PixelState":
-        """Momentum zero, in memory of the same kind as the pixels, pinned if they are."""
-        if pixels.is_pinned():
-            return cls(pixels, empty_pinned(pixels.shape).zero_())
-        return cls(pixels, torch.zeros_like(pixels))
+    def start(cls, pixels: Tensor, *, average: bool = False) -> "PixelState":
+        """Momentum zero and the average at ``pixels``, in memory of their kind, pinned if it is."""
+        pinned = pixels.is_pinned()
+
+        def allocate() -> Tensor:
+            return empty_pinned(pixels.shape) if pinned else torch.empty_like(pixels)
+
+        return cls(pixels, allocate().zero_(), allocate().copy_(pixels) if average else None)
 
     @torch.no_grad()
-    def step_(self, gradient: Tensor, lr: float, momentum: float) -> None:
-        """One step of SGD, bit for bit that of ``torch.optim.SGD``, then clamp to [0, 1]."""
+    def step_(self, gradient: Tensor, lr: float, momentum: float, average: float = 0.0) -> None:
+        """One step of SGD, bit for bit that of ``torch.optim.SGD``, then clamp to [0, 1].
+
+        Args:
+            gradient: of the loss in the pixels.
+            lr: learning rate.
+            momentum: share of the momentum that stays.
+            average: share of the average that stays.
+        """
         self.momentum.mul_(momentum).add_(gradient)
         self.pixels.add_(self.momentum, alpha=-lr).clamp_(0, 1)
+        if self.average is not None:
+            self.average.lerp_(self.pixels, 1 - average)
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> "PixelState":
+        return PixelState(**{name: function(tensor) for name, tensor in self.tensors().items()})
 
 
-def state_bytes(classes: int, ipc: int, image_shape: Sequence[int]) -> int:
-    """Bytes of the pixel state of ``classes``: pixels and momentum, float32."""
-    return 2 * 4 * classes * ipc * math.prod(image_shape)
+def state_bytes(config: ResolvedConfig, classes: int, image_shape: Sequence[int]) -> int:
+    """Bytes of the pixel state of ``classes``, float32."""
+    tensors = 3 if config.average else 2
+    return tensors * 4 * classes * config.ipc * math.prod(image_shape)
 
 
 def fits_on_device(state: int, free: int) -> bool:

@@ -15,7 +15,7 @@ class Term(ABC):
 
     Attributes:
         name: of its column in ``metrics.jsonl``.
-        scope: as a method's; "joint" if it looks at several classes.
+        scope: as a method's; "group" if it looks at several classes.
         float32_only, experts: as a method's.
     """
 
@@ -53,7 +53,7 @@ class Combined(Method):
     added: tuple[tuple[Term, float], ...]
 
     def __post_init__(self) -> None:
-        scopes: list[Scope] = ["class", "set", "joint"]
+        scopes: list[Scope] = ["class", "group", "set", "joint"]
         parts: list[Method | Term] = [self.base, *(term for term, _ in self.added)]
         experts = any(part.experts for part in parts)
         of_the_parts = {
@@ -66,6 +66,11 @@ class Combined(Method):
         }
         for name, value in of_the_parts.items():
             object.__setattr__(self, name, value)
+
+    @property
+    def grouped(self) -> bool:
+        """Whether the method or a term compares classes."""
+        return self.base.grouped or any(term.scope == "group" for term, _ in self.added)
 
     def noise_shape(self, features: int) -> tuple[int, ...]:
         """The method's."""

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from ..presets import Preset, Setting, shared_preset
 
-Scope = Literal["class", "set", "joint"]
+Scope = Literal["class", "group", "set", "joint"]
 At = Literal["conv", "norm", "relu", "block"]
 
 
@@ -40,6 +41,12 @@ class Reading(NamedTuple):
 
     each: tuple[Tensor, ...] = ()
     mean: tuple[Tensor, ...] = ()
+
+    def split(self, classes: int) -> "list[Reading]":
+        """Readings of this many classes each."""
+        parts = [[t.split(classes) for t in tensors] for tensors in self]
+        count = len(next(chain(*parts)))
+        return [Reading(*(tuple(p[i] for p in part) for part in parts)) for i in range(count)]
 
 
 class Network(Protocol):
@@ -88,9 +95,10 @@ class Method(ABC):
 
     Attributes:
         terms: names of the loss's terms, in ``metrics.jsonl``.
-        scope: "class" if the loss of a class depends on that class alone, given the network; "set"
-            if the network depends on the whole synthetic set (one rank); "joint" if the loss needs
-            all classes at once (one rank, one chunk).
+        scope: "class" if the loss of a class depends on that class alone, given the network;
+            "group" if it compares classes with each other: :meth:`losses` sees a group of them at
+            a time; "set" if the network depends on the whole synthetic set (one rank); "joint" if
+            the loss needs all classes at once (one rank, one chunk).
         networks_from: the source of the embedding networks, unless set.
         float32_only: whether the network must run in float32 or tf32.
         experts: whether the probe also reads ``network.expert``, which only a pool has.
@@ -103,6 +111,11 @@ class Method(ABC):
     float32_only: ClassVar[bool] = False
     experts: ClassVar[bool] = False
     max_synthetic: ClassVar[int] = 200
+
+    @property
+    def grouped(self) -> bool:
+        """Whether classes are stepped in whole groups."""
+        return self.scope == "group"
 
     @classmethod
     def preset(cls, setting: Setting) -> Preset:

@@ -15,14 +15,15 @@ from .protocol import Network, Scope
 
 
 class Ridge(Term):
-    """Error of the Gaussian kernel's ridge regression on last features, over all classes.
+    """Error of the Gaussian kernel's ridge regression on last features, over a group of classes.
 
     Ours: with weight 1 its gradient is about as long as that of M3D's loss (0.3 to 1.6 times, on
-    digits at 1 and 4 images per class). It looks at all classes, so they share one augmentation.
+    digits at 1 and 4 images per class). The classes share one augmentation, which
+    would tell them apart otherwise.
     """
 
     name: ClassVar[str] = "ridge"
-    scope: ClassVar[Scope] = "joint"
+    scope: ClassVar[Scope] = "group"
 
     def read_real(self, network: Network, images: Tensor, labels: Tensor) -> Tensor:
         """Last features, ``(k, n, D)``."""

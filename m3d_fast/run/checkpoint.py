@@ -134,9 +134,12 @@ class Checkpoints:
         return {name: _join_rows(rows) for name, rows in parts.items()}, shards[0].iteration
 
     def read_pixels(self) -> list[Tensor]:
-        """Pixels of the newest complete checkpoint, shard by shard: views of the mapped files."""
-        shards = self.find_newest()
-        return [read_tensors(shard.path, CHECKPOINT_FORMAT)[0]["pixels"] for shard in shards]
+        """Images of the newest complete checkpoint, shard by shard: views of the mapped files.
+
+        The average over the steps, if the run keeps it, else the last iterate.
+        """
+        shards = (read_tensors(shard.path, CHECKPOINT_FORMAT)[0] for shard in self.find_newest())
+        return [tensors.get("average", tensors["pixels"]) for tensors in shards]
 
     def remove_old(self) -> None:
         """Remove all but the newest complete checkpoint; no shard may be being written."""

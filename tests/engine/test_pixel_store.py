@@ -23,9 +23,29 @@ def test_a_step_is_that_of_torchs_sgd_bit_for_bit() -> None:
     assert (pixels == 0).sum() < (state.pixels == 0).sum()
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 5, 10])
-def test_pixels_on_the_host_end_with_the_same_bytes(chunk: int) -> None:
-    config = digits_settings(class_chunk=chunk, real_batch=4)
+def test_the_average_follows_the_pixels() -> None:
+    state = PixelState.start(torch.rand(2, 1, 1, 4, 4), average=True)
+    expected = state.pixels.double().clone()
+    for _ in range(5):
+        state.step_(torch.randn_like(state.pixels), lr=0.1, momentum=0.5, average=0.75)
+        expected = 0.75 * expected + 0.25 * state.pixels.double()
+    torch.testing.assert_close(state.average.double(), expected, atol=1e-6, rtol=0)
+    assert (state.average - state.pixels).abs().max() > 0.01
+
+
+def test_the_average_does_not_change_the_steps() -> None:
+    plain = digits_condenser(digits_settings(real_batch=4))
+    averaged = digits_condenser(digits_settings(real_batch=4, average=0.5))
+    start = plain.pixels.clone()
+    for condenser in (plain, averaged):
+        condenser.step(0)
+    assert torch.equal(plain.pixels, averaged.pixels)
+    torch.testing.assert_close(averaged.state()["average"], (start + plain.pixels) / 2)
+
+
+@pytest.mark.parametrize(("chunk", "average"), [(1, 0.0), (3, 0.9), (5, 0.0), (10, 0.9)])
+def test_pixels_on_the_host_end_with_the_same_bytes(chunk: int, average: float) -> None:
+    config = digits_settings(class_chunk=chunk, real_batch=4, average=average)
     near, far = digits_condenser(config), digits_condenser(config, host_pixels=True)
     for iteration in range(3):
         ours, theirs = far.step(iteration), near.step(iteration)

@@ -120,7 +120,7 @@ def test_bad_input_is_one_sentence(given, message) -> None:
 def test_every_method_says_what_it_is(name: str) -> None:
     method = build_method(name, {})
     assert method.terms
-    assert method.scope in ("class", "set", "joint")
+    assert method.scope in ("class", "group", "set", "joint")
     assert is_dataclass(method), "its fields are its options"
     assert hash(method) == hash(build_method(name, {}))
     assert resolve(method=name).iterations > 0

@@ -47,7 +47,7 @@ def test_images_that_repeat_the_real_ones_predict_them() -> None:
 
 def test_it_is_a_term_over_all_classes() -> None:
     settings = digits_settings(add={"ridge": 2.0}, real_batch=6, compile=False)
-    assert settings.scope == "joint"
+    assert settings.scope == "group"
     condenser = digits_condenser(settings)
     losses = condenser.step(0).losses
     assert condenser.method.terms == ("mmd2", "ridge")
