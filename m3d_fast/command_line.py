@@ -71,7 +71,7 @@ def to_arguments(settings: Any) -> list[str]:
             for name, each in value.items():
                 words += [flag, f"{name}={each}"]
         elif isinstance(value, Mapping):
-            words += [flag, ",".join(f"{name}:{each}" for name, each in value.items())]
+            words += [flag, ",".join(f"{name}:{each}" for name, each in value.items()) or "none"]
         elif value is not None:
             words.append(f"{flag}={value}")
     return words

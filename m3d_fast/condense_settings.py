@@ -77,7 +77,7 @@ class CondenseSettings(Generic[Absent]):
         group="method",
         metavar="TERM:WEIGHT,...",
         help=f"terms added to the method's loss: {', '.join(TERMS)}; calibration takes networks "
-        "from a pool [none]",
+        "from a pool; or none [none; --preset strong ridge:1,calibration:0.1]",
         parse=weights,
     )
     group: int | Absent = setting(
@@ -100,8 +100,9 @@ class CondenseSettings(Generic[Absent]):
     preset: str | Absent = setting(
         group="method",
         metavar="NAME",
-        help="settings not given: default (the method's), paper (exactly as published), or m3d "
-        "(M3D's for every method, to compare methods under one)",
+        help="settings not given: default (the method's), paper (exactly as published), m3d (M3D's "
+        "for every method, to compare methods under one), or strong (trained networks, ridge "
+        "regression, calibration, average: most accurate)",
         default="default",
     )
     iterations: int | Absent = setting(

@@ -10,13 +10,13 @@ from .condense_settings import CondenseSettings
 from .coreset import CORESETS
 from .loaders import CACHES, LOADERS, check_split, file_name, image_side
 from .methods import METHODS, Method, add_terms, build_method, find_method
-from .presets import Preset, Setting, fit_preset, network_for, shared_preset
+from .presets import Preset, Setting, fit_preset, network_for, shared_preset, strong_preset
 from .resolved_config import ResolvedConfig
 from .settings import defaults_of
 
 __all__ = ["MACHINE", "CondenseConfig", "ResolvedConfig"]
 
-PRESETS = ("default", "paper", "m3d")
+PRESETS = ("default", "paper", "m3d", "strong")
 GROUP = 20  # classes that are compared with each other
 # settings that depend on the machine: they change only the rounding of a result
 MACHINE = ("device", "precision", "compile", "cuda_graphs", "class_chunk", "profile")
@@ -101,9 +101,10 @@ class CondenseConfig(CondenseSettings[None]):
     def _choose_method_settings(self, method: str, setting: Setting, device: str) -> dict[str, Any]:
         published = find_method(method).options_for(setting)
         objective = build_method(method, {**published, **self._collect_options()})
-        add = dict(self.add or {})
+        preset = self._choose_preset(objective, setting)
+        add = dict(preset.add if self.add is None else self.add)
         combined = add_terms(objective, add)
-        return asdict(self._choose_preset(objective, setting)) | {
+        return asdict(preset) | {
             "options": asdict(objective),
             "add": add,
             "kernel": getattr(objective, "kernel", None),
@@ -142,8 +143,10 @@ class CondenseConfig(CondenseSettings[None]):
     def _choose_preset(self, method: Method, setting: Setting) -> Preset:
         name = self.preset or "default"
         check_name("preset", name, PRESETS)
-        if name == "m3d":
-            preset = shared_preset(setting)
-        else:
-            preset = method.paper_preset(setting) if name == "paper" else method.preset(setting)
-        return fit_preset(preset, setting)
+        choose = {
+            "default": method.preset,
+            "paper": method.paper_preset,
+            "m3d": shared_preset,
+            "strong": strong_preset,
+        }[name]
+        return fit_preset(choose(setting), setting)

@@ -2,9 +2,11 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 from .command_line import CallableModule, add_settings
 from .common.commands import Parser, run_command
+from .common.errors import UserError
 from .common.processes import rank_of_process
 from .evaluation.config import EvaluateConfig
 from .evaluation.evaluator import evaluate
@@ -17,9 +19,11 @@ Train networks on a run's condensed set, its initialisation and baselines; test 
 
   python -m m3d_fast.evaluate runs/RUN
   python -m m3d_fast.evaluate runs/RUN --networks convnet3,resnet18 --baselines random,herding
+  python -m m3d_fast.evaluate --set FILE.safetensors --dataset fashionmnist
 
-Results go to RUN/evaluation.json after every network; what is already there is not repeated. What
-is not given takes the published protocol's value. Defaults stand in brackets."""
+Results go to RUN/evaluation.json, or FILE.evaluation.json, after every network; what is already
+there is not repeated. What is not given takes the published protocol's value.
+Defaults stand in brackets."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -30,7 +34,14 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("run", metavar="RUN_DIR", help="run folder of a finished condensation")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "run", metavar="RUN_DIR", nargs="?", help="run folder of a finished condensation"
+    )
+    what.add_argument("--set", metavar="FILE", help="or the file of a condensed set")
+    of_set = parser.add_argument_group("with --set")
+    of_set.add_argument("--dataset", metavar="NAME", help="its data set [that named in the file]")
+    of_set.add_argument("--out", metavar="DIR", help="folder of the results [beside the file]")
     add_settings(parser, EvaluateConfig)
     return parser
 
@@ -38,7 +49,10 @@ def build_parser() -> argparse.ArgumentParser:
 def command(arguments: argparse.Namespace) -> None:
     """Run one evaluation and print its table."""
     settings = vars(arguments)
-    content = evaluate(settings.pop("run"), EvaluateConfig(**settings))
+    run, file, dataset, out = (settings.pop(name) for name in ("run", "set", "dataset", "out"))
+    if file is not None and not Path(file).is_file():
+        raise UserError(f"set: {file} is not a file; expected that of a condensed set")
+    content = evaluate(file or run, EvaluateConfig(**settings), dataset=dataset, out=out)
     if rank_of_process() == 0:
         sys.stdout.write(table(content) + "\n")
 

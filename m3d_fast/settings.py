@@ -56,7 +56,9 @@ def option(text: str) -> tuple[str, str]:
 
 
 def weights(text: str) -> dict[str, float]:
-    """Names and weights of ``NAME:WEIGHT,...``."""
+    """Names and weights of ``NAME:WEIGHT,...``, or of "none"."""
+    if text == "none":
+        return {}
     pairs = [part.partition(":") for part in text.split(",")]
     return {name.strip(): float(weight) for name, _, weight in pairs}
 

@@ -5,7 +5,7 @@ The protocol is IDC's (arXiv 2205.14959), which M3D uses. Only this module reads
 
 import hashlib
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from itertools import islice
@@ -34,6 +34,7 @@ from .config import BASELINES, TEST_SPLITS, WHOLE, EvaluateConfig
 from .results import Results
 from .runner import Setup
 from .scheduler import Scheduler
+from .set_file import SetFile
 from .training_sets import TrainingSets
 
 SELECTION = {
@@ -42,16 +43,25 @@ SELECTION = {
 }
 
 
-def evaluate(run: str | Path, config: EvaluateConfig | None = None) -> dict[str, Any]:
-    """Train networks on the run's condensed set, its initialisation and baselines; test them.
+def evaluate(
+    run: str | Path,
+    config: EvaluateConfig | None = None,
+    *,
+    dataset: str | None = None,
+    out: str | None = None,
+) -> dict[str, Any]:
+    """Train networks on a run's condensed set, its initialisation and baselines; test them.
 
     ``evaluation.json`` in the run folder is written after every network; networks that it already
     holds, under the same protocol, are not trained again. Under torchrun each rank trains some of
     the networks; the results are those of one process.
 
     Args:
-        run: the run folder.
+        run: the run folder, or the ``.safetensors`` file of a condensed set; that has no
+            initialisation.
         config: settings; None takes the published protocol's value.
+        dataset: of a file, whose test images count; None for that named in it.
+        out: of a file, the folder of the results; None for that of the file.
 
     Returns:
         The content of ``evaluation.json``: accuracies as fractions of 1, ``std`` as the sample
@@ -61,9 +71,10 @@ def evaluate(run: str | Path, config: EvaluateConfig | None = None) -> dict[str,
         UserError: for invalid settings, files or data.
         RankLost: if another rank of the job is gone.
     """
-    folder = RunFolder(run)
-    with join_ranks() as ranks, folder.lock:
+    with join_ranks() as ranks, ExitStack() as stack:
         with ranks.together():
+            folder = _find_subject(Path(run), dataset, out)
+            stack.enter_context(folder.lock)
             folder.load_config()  # raises where it is no run folder
             if ranks.leads:
                 folder.lock.check_free()
@@ -72,6 +83,8 @@ def evaluate(run: str | Path, config: EvaluateConfig | None = None) -> dict[str,
         evaluation = ranks.leader_first(lambda: Evaluation(folder, settings, ranks))
         with ranks.together():
             if ranks.leads:  # only now: invalid input leaves the folder unchanged
+                if isinstance(folder, SetFile):
+                    folder.prepare()
                 folder.lock.acquire()
         with ranks.together():
             results = Results(folder.evaluation_file, evaluation.describe())
@@ -80,11 +93,23 @@ def evaluate(run: str | Path, config: EvaluateConfig | None = None) -> dict[str,
     return results.content
 
 
+def _find_subject(path: Path, dataset: str | None, out: str | None) -> RunFolder | SetFile:
+    """What is evaluated: a run folder, or a file."""
+    if path.is_file():
+        return SetFile(path, dataset, out)
+    if dataset is not None or out is not None:
+        raise UserError(
+            f"{path}: expected the file of a condensed set beside --dataset and --out; a run "
+            f"folder has both"
+        )
+    return RunFolder(path)
+
+
 class Evaluation:
     """Trains and tests the networks of one evaluation.
 
     Args:
-        run: folder of a finished condensation.
+        run: folder of a finished condensation, or the file of a set.
         config: settings; None takes the published protocol's value.
         ranks: those of the job.
 
@@ -92,7 +117,7 @@ class Evaluation:
         UserError: for invalid settings, files or data.
     """
 
-    def __init__(self, run: RunFolder, config: EvaluateConfig, ranks: Ranks) -> None:
+    def __init__(self, run: RunFolder | SetFile, config: EvaluateConfig, ranks: Ranks) -> None:
         self.run, self.config, self.ranks = run, config, ranks
         self.settings = run.load_config()
         self.synthetic = SyntheticSet.load(run.synthetic_file)
@@ -108,7 +133,8 @@ class Evaluation:
                 "split held-out: the run held no image out; expected one condensed with --hold-out"
             )
         # a coreset is among the real images that a run would start from
-        initial = ("initial",) if config.initial and not self.settings.selects else ()
+        started = isinstance(run, RunFolder) and not self.settings.selects
+        initial = ("initial",) if config.initial and started else ()
         self.methods = tuple(dict.fromkeys((*baselines, *initial, self.settings.method)))
         self.device = torch.device(ranks.select_device(resolve_device(config.device)))
         self.precision = config.precision or default_precision(str(self.device))

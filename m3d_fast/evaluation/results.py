@@ -126,13 +126,14 @@ def table(content: dict[str, Any]) -> str:
     rows = [("method", "network", accuracy, "networks", "condense (s)", "evaluate (s)")]
     for result in content["results"]:
         condensed = result["method"] == content["method"]
+        seconds = content["condensation_seconds"] if condensed else None
         rows.append(
             (
                 result["method"],
                 result["network"],
                 format_percent(result),
                 str(len(result["accuracies"])),
-                f"{content['condensation_seconds']:.0f}" if condensed else "",
+                "" if seconds is None else f"{seconds:.0f}",
                 f"{result['seconds']:.0f}",
             )
         )

@@ -20,10 +20,11 @@ class FolderLock:
 
     Args:
         folder: the run folder; it need not exist before :meth:`acquire`.
+        name: of the file.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._file = folder, folder / LOCK_FILE
+    def __init__(self, folder: Path, name: str = LOCK_FILE) -> None:
+        self._folder, self._file = folder, folder / name
         self._descriptor: int | None = None
 
     def check_free(self) -> None:

@@ -10,6 +10,7 @@ from m3d_fast.common.errors import UserError
 from m3d_fast.config import CondenseConfig, ResolvedConfig
 from m3d_fast.methods import METHODS, build_method
 from m3d_fast.methods.registry import parse_option
+from m3d_fast.settings import weights
 
 
 @pytest.mark.parametrize(
@@ -93,9 +94,22 @@ def test_the_paper_s_learning_rate_is_flat_and_ours_grows_with_ipc() -> None:
     assert resolve(**large, preset="paper").lr_img == pytest.approx(0.1)
 
 
+def test_the_strong_preset_adds_terms_under_a_pool() -> None:
+    strong = resolve(ipc=10, preset="strong")
+    assert dict(strong.add) == {"ridge": 1.0, "calibration": 0.1}
+    assert (strong.networks_from, strong.draws, strong.average) == ("pool", "all", 0.95)
+    assert strong.lr_img == 5.0
+    plain = resolve(preset="strong", add={}, method="dm")
+    assert (dict(plain.add), plain.networks_from, plain.draws) == ({}, "random", "class")
+    assert weights("none") == {}
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        ({"average": 1.0}, "average: expected a number from 0 to below 1, got 1.0"),
+        ({"group": 0}, "group: expected a number above 0, got 0"),
+        ({"draws": "al"}, "did you mean all"),
         ({"method": "mm3d"}, "did you mean m3d"),
         ({"options": {"scale": "1"}}, "option of m3d: 'scale' is not known; did you mean scales"),
         ({"options": {"scales": "0"}}, "scales: expected a number above 0"),
