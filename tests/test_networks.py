@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from m3d_fast.common.errors import UserError
 from m3d_fast.networks import CONDENSING, NETWORKS, build_network, initialise
-from m3d_fast.networks.layers import AveragePool
+from m3d_fast.networks.layers import AveragePool, FirstConvolution
 
 
 def draw_network(
@@ -125,6 +125,27 @@ def test_initialisation_is_seeded_complete_and_in_place(name: str) -> None:
     initialise(network, torch.Generator().manual_seed(2))
     weights = [k for k, v in before.items() if v.is_floating_point() and v.std() > 0]
     assert not any(torch.equal(network.state_dict()[k], before[k]) for k in weights)
+
+
+@pytest.mark.parametrize(("size", "padding"), [(28, 3), (16, 1)])
+def test_the_first_convolution_trains_as_torchs(size: int, padding: int) -> None:
+    """Traced, as when compiled, it is a product of patches; its weights are few and trained."""
+    layer = FirstConvolution(1, 4, 3, padding=padding).double()
+    images = torch.rand(3, 1, size, size, dtype=torch.float64)
+    factors = torch.rand(3, 4, size + 2 * padding - 2, size + 2 * padding - 2, dtype=torch.float64)
+
+    def run(module: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:
+        maps = module(images)
+        return maps, *torch.autograd.grad((maps * factors).sum(), list(layer.parameters()))
+
+    with torch.profiler.profile() as profiled:
+        ours = run(torch.compile(layer, backend="eager"))
+    assert not any("convolution" in event.name for event in profiled.events())
+    torch.testing.assert_close(ours, run(layer))
+    layer.requires_grad_(False)
+    with torch.profiler.profile() as profiled:
+        torch.compile(layer, backend="eager")(images)
+    assert any("convolution" in event.name for event in profiled.events())
 
 
 def test_convnet_weights_follow_torchs_default_law() -> None:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from .layers import AveragePool, InstanceNorm
+from .layers import AveragePool, FirstConvolution, InstanceNorm
 
 WIDTH = 128
 LAYERS = ("conv", "norm", "relu", "block")  # of a block, in order
@@ -30,9 +30,9 @@ class ConvNet(nn.Module):
             )
         blocks: list[nn.Module] = []
         for block in range(depth):
-            padding = 3 if block == 0 and size == 28 else 1
+            first = FirstConvolution(channels, WIDTH, 3, padding=3 if size == 28 else 1)
             blocks += [
-                nn.Conv2d(channels if block == 0 else WIDTH, WIDTH, 3, padding=padding),
+                nn.Conv2d(WIDTH, WIDTH, 3, padding=1) if block else first,
                 InstanceNorm(WIDTH),
                 nn.ReLU(),
                 AveragePool(2),
