@@ -214,6 +214,12 @@ class CondenseSettings(Generic[Absent]):
     log_every: int | Absent = setting(
         group="run", metavar="N", help="iterations between lines of metrics.jsonl", default=10
     )
+    snapshot_every: int | None = setting(
+        group="run",
+        metavar="N",
+        help="also keep the condensed set as it is every N iterations, in snapshots/, for "
+        "evaluate --set [never]",
+    )
     profile: bool | Absent = setting(
         group="run", help="write trace.json and profile.txt of three warm iterations", default=False
     )

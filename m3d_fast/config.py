@@ -34,7 +34,7 @@ STEPS = (
         "kernel",
         "budget",
     ),
-    *("add", "group", "draws", "pool", "pool_epochs", "pool_stages"),
+    *("add", "group", "draws", "snapshot_every", "pool", "pool_epochs", "pool_stages"),
 )
 AS_THEY_ARE = {"iterations": 0, "factor": 1, "init": "real"}
 

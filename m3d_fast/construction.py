@@ -16,7 +16,7 @@ from .evaluation.trainer import Trainer
 from .loaders import RealImages
 from .networks import build_network
 from .presets import protocol_for
-from .run.condensed import write_condensed_set
+from .run.condensed import write_result
 from .run.folder import RunFolder, resolve_resumed_config
 from .synthetic import SyntheticSet
 
@@ -80,7 +80,7 @@ def _select(config: ResolvedConfig, run: RunFolder, real: RealImages) -> None:
     pixels = choose(real, config.ipc, seed, lambda: _train_features(config, real)).float() / 255
     # before the condensed set, with which the run is complete
     run.write_single_metrics(time.monotonic() - start, peak_bytes(real.device))
-    write_condensed_set(run, config, real, [pixels.cpu()], 0)
+    write_result(run, config, real, [pixels.cpu()], 0)
 
 
 def _train_features(config: ResolvedConfig, real: RealImages) -> Features:

@@ -25,8 +25,8 @@ class ResolvedConfig(CondenseSettings[Never]):
     """Complete, checked settings, made by :meth:`CondenseConfig.resolve`.
 
     None remains where the run decides: ``data_root``, ``workers``, ``class_chunk``,
-    ``checkpoint_every``; without a ``budget``; and for settings of steps, of which a coreset has
-    none.
+    ``checkpoint_every``; without a ``budget`` or snapshots; and for settings of steps, of which a
+    coreset has none.
     """
 
     @classmethod
@@ -57,7 +57,7 @@ class ResolvedConfig(CondenseSettings[Never]):
         check_positive("log_every", self.log_every)
         if not self.selects:
             self._check_steps()
-        for name in ("budget", "class_chunk", "checkpoint_every", "workers"):
+        for name in ("budget", "class_chunk", "checkpoint_every", "snapshot_every", "workers"):
             if getattr(self, name) is not None:
                 check_positive(name, getattr(self, name))
         if self.seed < 0:

@@ -13,7 +13,7 @@ from ..config import CondenseConfig, ResolvedConfig
 from ..distributed import Ranks, join_ranks
 from ..loaders import RealImages, dataset_info, open_dataset
 from ..run.checkpoint import CheckpointWriter
-from ..run.condensed import write_condensed_set
+from ..run.condensed import write_condensed_set, write_result
 from ..run.folder import RunFolder, resolve_resumed_config
 from ..synthetic import SyntheticSet
 from .condenser import Condenser
@@ -124,6 +124,8 @@ class Condensation:
         # a run whose budget was spent before it was resumed is complete
         total = self._first if self._is_budget_spent() else config.iterations
         log.info("%s", self._describe())
+        if self._is_snapshot_due(self._first):  # a kill may have come between it and its checkpoint
+            self._keep_snapshot(self._first)
         self._estimate.announce()
         progress = Progress(
             "condense", total, done=self._first, images_per_step=self._images, bar=ranks.leads
@@ -146,8 +148,11 @@ class Condensation:
                 log_due = last or done % config.log_every == 0
                 if log_due:
                     progress.update(done, f"loss {self._metrics.flush():.5f}")
-                if last or self._is_checkpoint_due(done, log_due):
+                kept = self._is_snapshot_due(done)
+                if last or kept or self._is_checkpoint_due(done, log_due):
                     self._save(done)
+                if kept:
+                    self._keep_snapshot(done)
                 if complete:
                     if done < total:
                         log.info("%d iterations in the %g s given", done, config.budget)
@@ -161,7 +166,7 @@ class Condensation:
             self._finish_checkpoint()
         with ranks.together():
             if ranks.leads:
-                self._write_condensed_set()
+                self._write_result()
 
     def _is_budget_spent(self) -> bool:
         """Whether the time for iterations is over, on all ranks."""
@@ -174,11 +179,27 @@ class Condensation:
         """Take the iteration after which ``done`` are complete."""
         # a checkpoint writes a line of metrics too; elsewhere the value costs work that the
         # gradient does not need
-        every = (self._config.log_every, self._config.checkpoint_every)
-        value = done == self._config.iterations or any(n and done % n == 0 for n in every)
+        config = self._config
+        every = (config.log_every, config.checkpoint_every, config.snapshot_every)
+        value = done == config.iterations or any(n and done % n == 0 for n in every)
         result = self._condenser.step(done - 1, value=value)
         self._metrics.add(result)
         self._estimate.observe(done, result)
+
+    def _is_snapshot_due(self, done: int) -> bool:
+        every = self._config.snapshot_every
+        return every is not None and done > 0 and done % every == 0
+
+    def _keep_snapshot(self, done: int) -> None:
+        """Write the set of the checkpoint just saved, that of iteration ``done``."""
+        self._finish_checkpoint()
+        run, file = self._run, self._run.snapshot_file(done)
+        with self._ranks.together():
+            if self._ranks.leads:
+                with run.report_write_errors():
+                    file.parent.mkdir(exist_ok=True)
+                pixels = run.checkpoints.read_pixels()
+                write_condensed_set(file, self._config, self._condenser.real, pixels, done)
 
     def _is_checkpoint_due(self, done: int, log_due: bool) -> bool:
         """Whether all ranks save now; without a fixed interval, they agree when a line is due."""
@@ -222,13 +243,13 @@ class Condensation:
                 self._run.rewind_metrics(iteration)
         return iteration
 
-    def _write_condensed_set(self) -> None:
+    def _write_result(self) -> None:
         """Write the condensed set from the shards of the last checkpoint, and its pictures."""
         run = self._run
         run.checkpoints.remove_old()
         iterations = run.checkpoints.newest_iteration() or 0
         pixels = run.checkpoints.read_pixels()
-        write_condensed_set(run, self._config, self._condenser.real, pixels, iterations)
+        write_result(run, self._config, self._condenser.real, pixels, iterations)
 
     def _describe(self) -> str:
         config, condenser, ranks = self._config, self._condenser, self._ranks

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -17,26 +18,26 @@ log = logging.getLogger("m3d_fast")
 
 
 def write_condensed_set(
-    run: RunFolder,
+    path: Path,
     config: ResolvedConfig,
     real: RealImages,
     parts: Sequence[Tensor],
     iterations: int,
 ) -> None:
-    """Write ``synthetic.safetensors`` and its pictures.
+    """Write the condensed set of a run.
 
     Args:
-        run: the run folder.
+        path: of the file.
         config: of the run.
         real: its training images.
         parts: pixels of all classes in turn, float32 ``(classes, ipc, channels, H, W)`` in [0, 1].
         iterations: complete ones.
 
     Raises:
-        UserError: if a file cannot be written.
+        UserError: if it cannot be written.
     """
     save_set(
-        run.synthetic_file,
+        path,
         [pixels.flatten(0, 1) for pixels in parts],
         torch.arange(real.num_classes).repeat_interleave(config.ipc),
         class_names=real.class_names,
@@ -51,5 +52,16 @@ def write_condensed_set(
             "version": __version__,
         },
     )
+
+
+def write_result(
+    run: RunFolder,
+    config: ResolvedConfig,
+    real: RealImages,
+    parts: Sequence[Tensor],
+    iterations: int,
+) -> None:
+    """Write ``synthetic.safetensors`` of a run and its pictures, as :func:`write_condensed_set`."""
+    write_condensed_set(run.synthetic_file, config, real, parts, iterations)
     grid, *_ = save_pictures(SyntheticSet.load(run.synthetic_file), run.path)
     log.info("condensed set: %s, picture: %s", run.synthetic_file, grid)

@@ -20,7 +20,16 @@ log = logging.getLogger("m3d_fast")
 
 # settings that may differ when a run is resumed; those of the machine change its rounding
 MAY_DIFFER = (
-    *("out", "data_root", "loader", "cache", "workers", "checkpoint_every", "log_every"),
+    *(
+        "out",
+        "data_root",
+        "loader",
+        "cache",
+        "workers",
+        "checkpoint_every",
+        "log_every",
+        "snapshot_every",
+    ),
     *MACHINE,
 )
 # left behind by a run that was killed before its first file
@@ -38,6 +47,10 @@ class RunFolder:
         self.evaluation_file = self.path / "evaluation.json"
         self.checkpoints = Checkpoints(self.path)
         self.lock = FolderLock(self.path)
+
+    def snapshot_file(self, iteration: int) -> Path:
+        """The condensed set as it was after this iteration, if the run keeps it."""
+        return self.path / "snapshots" / f"{iteration:07d}.safetensors"
 
     def check(self, config: ResolvedConfig, *, resume: bool) -> None:
         """Refuse, before any work and without writing, a folder that ``config`` cannot use.
