@@ -5,6 +5,7 @@ import sys
 
 from .command_line import CallableModule, add_settings
 from .common.commands import Parser, run_command
+from .common.hardware import keep_freed_memory
 from .config import CondenseConfig
 from .construction import condense
 
@@ -45,6 +46,7 @@ def command(arguments: argparse.Namespace) -> None:
 
 def main() -> int:
     """Run the command line; return its exit status."""
+    keep_freed_memory()
     return run_command(build_parser(), command)
 
 

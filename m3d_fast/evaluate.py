@@ -7,6 +7,7 @@ from pathlib import Path
 from .command_line import CallableModule, add_settings
 from .common.commands import Parser, run_command
 from .common.errors import UserError
+from .common.hardware import keep_freed_memory
 from .common.processes import rank_of_process
 from .evaluation.config import EvaluateConfig
 from .evaluation.evaluator import evaluate
@@ -59,6 +60,7 @@ def command(arguments: argparse.Namespace) -> None:
 
 def main() -> int:
     """Run the command line; return its exit status."""
+    keep_freed_memory()
     return run_command(build_parser(), command)
 
 

@@ -1,5 +1,6 @@
 """What this machine offers: devices, cores, free memory, bf16, a compiler; and what suits it."""
 
+import ctypes
 import math
 import os
 import resource
@@ -18,6 +19,9 @@ from .processes import processes_on_machine
 _CONTROL_GROUPS = Path("/sys/fs/cgroup")
 
 PRECISIONS = ("bf16", "tf32", "fp32")
+
+# glibc's numbers of these settings (malloc.h), and what both are set to, in bytes
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, LARGEST_KEPT = -1, -3, 2**27
 
 # pixels through the network below which compiling takes longer than it saves: it takes 20 s and
 # saves 0.2 ms per image of 28 px (ConvNet-3, bf16, 2 CPU cores)
@@ -50,6 +54,19 @@ def resolve_device(device: str | None) -> str:
 def use_device(device: str) -> AbstractContextManager[object]:
     """Make a CUDA device the current one within the block; on a CPU nothing."""
     return torch.cuda.device(device) if device.startswith("cuda") else nullcontext()
+
+
+def keep_freed_memory() -> None:
+    """Make malloc keep what this process frees for its next allocation, up to 128 MB a block.
+
+    glibc maps every block above 32 MB anew and returns it when freed; the first touch of its pages
+    took a fifth of a training step (64 images of 28 px, ConvNet-3, compiled: 87 instead of 68 ms).
+    Other C libraries, which have no such setting, are left as they are.
+    """
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):
+        library.mallopt(_MMAP_THRESHOLD, LARGEST_KEPT)
+        library.mallopt(_TRIM_THRESHOLD, LARGEST_KEPT)
 
 
 def default_precision(device: str) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from ..common.errors import UserError
-from ..common.hardware import free_bytes, usable_cores
+from ..common.hardware import free_bytes, keep_freed_memory, usable_cores
 from ..common.processes import processes_on_machine
 from ..loaders import RealImages
 from .results import Outcome, Task
@@ -242,6 +242,7 @@ def main() -> None:
     (descriptor,) = sys.argv[1:]
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     torch.set_num_threads(1)
+    keep_freed_memory()
     serve(Connection(int(descriptor)))
 
 
