@@ -28,8 +28,9 @@ demo: $(INSTALLED)
 	@echo "  $(BIN)/python -m m3d_fast.condense --dataset imagenet100 --data-root IMAGENET --ipc 10 --out runs/imagenet100"
 	@echo "  $(BIN)/python -m m3d_fast.evaluate runs/imagenet100 --baselines random,herding"
 
+# a file's tests share its runs; tests/conftest.py puts the longest files first
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -p no:benchmark
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -p no:benchmark
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from PIL.Image import Image, fromarray
 from torch import Tensor
 
 from .common.errors import UserError
@@ -225,14 +226,18 @@ class SyntheticSet:
 
     def export(self, folder: str | Path, *, decoded: bool = False) -> None:
         """Write ``<folder>/<class>/<number>.png``, 8 bits; one file per tile if ``decoded``."""
-        from torchvision.utils import save_image
-
         images, labels = self.decode() if decoded else (self.images, self.labels)
         for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
             name = self.class_names[label].replace("/", "_")
             target = Path(folder) / f"{label:04d}_{name}" / f"{number:06d}.png"
             target.parent.mkdir(parents=True, exist_ok=True)
-            save_image(image, target)
+            to_picture(image).save(target)
+
+
+def to_picture(image: Tensor) -> Image:
+    """8 bits, grey or RGB, of an image ``(C, H, W)`` in [0, 1]."""
+    pixels = (image * 255).round().byte().permute(1, 2, 0)
+    return fromarray(pixels.squeeze(-1).numpy())
 
 
 def save_set(

@@ -21,6 +21,32 @@ import numpy as np
 import pytest
 import torch
 
+# more than 10 s of a core each; they come first, so that no process is alone with one at the end
+LONGEST = (
+    "kernels/triton/test_families.py",
+    "test_distributed.py",
+    "kernels/triton/test_compiled.py",
+    "evaluation/test_workers.py",
+    "test_imagenet.py",
+    "run/test_survival.py",
+    "engine/test_full_scale.py",
+    "test_package.py",
+    "comparison/test_processes.py",
+    "kernels/triton/test_op.py",
+    "engine/test_embedding.py",
+    "methods/test_running.py",
+    "test_command_line.py",
+    "loaders/ffcv/test_pack.py",
+    "loaders/ffcv/test_images.py",
+    "evaluation/test_evaluator.py",
+    "engine/test_condenser.py",
+    "engine/sources/test_sources.py",
+    "test_networks.py",
+    "methods/test_ddm.py",
+    "benchmarks/test_gpu_compilation.py",
+    "test_moments_command.py",
+)
+
 INTERPRETED = os.environ["TRITON_INTERPRET"] == "1"
 
 
@@ -38,6 +64,9 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {Path(__file__).parent / name: number for number, name in enumerate(LONGEST)}
+    assert all(path.is_file() for path in rank)
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):

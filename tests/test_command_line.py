@@ -14,6 +14,7 @@ from PIL import Image
 from m3d_fast.common.tensors import read_tensors, write_tensors
 from m3d_fast.evaluation import features
 from m3d_fast.run.checkpoint import CHECKPOINT_FORMAT
+from tests.helpers import quick_evaluate
 from tests.helpers.commands import condense_digits, run, run_process
 
 
@@ -282,7 +283,8 @@ def test_help_and_no_arguments_explain(module: str, monkeypatch: pytest.MonkeyPa
 def test_a_first_try_condenses_and_evaluates(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(features, "EPOCHS", 1)  # of the features for herding
+    for name in ("EPOCHS", "IMAGES"):  # of the features for herding
+        monkeypatch.setattr(features, name, getattr(quick_evaluate, name))
     out = tmp_path / "run"
     shutil.copytree(finished, out)
     flags = ["--repeats", "2", "--epochs", "1", "--baselines", "random,herding"]

@@ -12,6 +12,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from m3d_fast import SyntheticSet
 from m3d_fast.common.errors import UserError
+from m3d_fast.run.pictures import save_grid
 from m3d_fast.synthetic import FORMAT, StoredImages, check_factor, decode, encode, tile_edges
 
 
@@ -161,3 +162,20 @@ def test_export_writes_one_png_per_image(tmp_path) -> None:
     read = pil_to_tensor(Image.open(files[3])).float() / 255
     torch.testing.assert_close(read, one.images[3], atol=0.5 / 255 + 1e-6, rtol=0)
     assert len(list((tmp_path / "tiles").rglob("*.png"))) == 24
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
+def test_a_grid_is_a_row_per_class_on_white(channels: int, mode: str, tmp_path) -> None:
+    rows = torch.rand(3, 2, channels, 16, 16)
+    save_grid(rows, tmp_path / "grid.png")
+    picture = Image.open(tmp_path / "grid.png")
+    assert (picture.mode, picture.size) == (mode, (4 * (2 + 2 * 18), 4 * (2 + 3 * 18)))
+    pixels = pil_to_tensor(picture)[:, ::4, ::4]
+    shown = torch.zeros(pixels.shape, dtype=torch.bool)
+    for label, images in enumerate(rows):
+        for number, image in enumerate(images):
+            top, left = 2 + 18 * label, 2 + 18 * number
+            place = (..., slice(top, top + 16), slice(left, left + 16))
+            torch.testing.assert_close(pixels[place] / 255, image, atol=0.5 / 255 + 1e-6, rtol=0)
+            shown[place] = True
+    assert (pixels[~shown] == 255).all()

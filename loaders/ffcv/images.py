@@ -214,7 +214,7 @@ class _Index:
 
 def _open_reader(path: Path) -> Any:
     load_ffcv()
-    from ffcv.reader import Reader
+    from .library import Reader
 
     try:
         return Reader(str(path))

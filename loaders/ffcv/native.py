@@ -11,7 +11,8 @@ from ctypes import c_int, c_uint64, c_void_p
 
 import numba
 import numpy as np
-from ffcv import libffcv
+
+from .library import libffcv
 
 SHORT_READ, NOT_CLEAN = 1, 2
 

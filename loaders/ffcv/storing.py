@@ -91,6 +91,6 @@ def _keep_original(path: Path) -> Stored:
 
 
 def _encode_jpeg(pixels: npt.NDArray[np.uint8], quality: int) -> npt.NDArray[np.uint8]:
-    from ffcv.fields.rgb_image import encode_jpeg
+    from .library import encode_jpeg
 
     return encode_jpeg(pixels, quality)

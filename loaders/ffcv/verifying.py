@@ -6,11 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from ffcv.reader import Reader
-from ffcv.types import ALLOC_TABLE_TYPE
 
 from ...common.errors import DataError
 from ...common.hardware import usable_cores
+from .library import ALLOC_TABLE_TYPE, Reader
 from .writing import FIELDS, EncodedImages
 
 _DECODED_AGAIN = 32  # images, spread over the file

@@ -15,15 +15,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from ffcv.fields import IntField, RGBImageField
-from ffcv.memory_allocator import MemoryAllocator
-from ffcv.writer import DatasetWriter
 
 from ...common.errors import DataError
 from ...common.progress import Progress
 from ...common.signals import stop_signals
 from ..image_files.trees import ClassFiles, ImageTree
 from .disk_space import page_bytes
+from .library import DatasetWriter, IntField, MemoryAllocator, RGBImageField
 from .storing import RAW_MODE, Stored, encode
 
 FIELDS = ("image", "label")

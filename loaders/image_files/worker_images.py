@@ -36,11 +36,7 @@ _PIECES_AHEAD = 2  # per worker
 _SHORT = 256
 
 # workers are forks of a server that has imported these: 25 ms each instead of 2 s
-_PRELOADED = [
-    "m3d_fast.loaders.image_files.worker_images",
-    "PIL.Image",
-    "torchvision.transforms.v2.functional",
-]
+_PRELOADED = ["m3d_fast.loaders.image_files.worker_images", "PIL.Image"]
 _main_lock = threading.Lock()
 
 

@@ -1,5 +1,6 @@
 """Images of one size resized to another."""
 
+import torch.nn.functional as F
 from torch import Tensor
 
 _CHUNK = 1024
@@ -17,9 +18,7 @@ def resize_images(images: Tensor, size: int) -> Tensor:
     """
     if images.shape[-2:] == (size, size):
         return images
-    from torchvision.transforms.v2.functional import resize
-
     result = images.new_empty((*images.shape[:2], size, size))
     for source, target in zip(images.split(_CHUNK), result.split(_CHUNK), strict=True):
-        target.copy_(resize(source, [size, size], antialias=True))
+        target.copy_(F.interpolate(source, (size, size), mode="bilinear", antialias=True))
     return result

@@ -84,11 +84,21 @@ def check_precision(precision: str, device: str) -> None:
 
 
 def cpu_has_bf16() -> bool:
-    """Whether this CPU multiplies bf16 natively (AVX512-BF16 or AMX); elsewhere it is emulated."""
+    """Whether this CPU multiplies bf16 natively (AVX512-BF16 or AMX); elsewhere it is emulated.
+
+    No where ``ONEDNN_MAX_CPU_ISA`` keeps torch from it.
+    """
     flags = Path("/proc/cpuinfo")
+    if not onednn_takes_bf16():
+        return False
     return flags.is_file() and any(
         name in flags.read_text() for name in ("avx512_bf16", "amx_bf16", "bf16 ")
     )
+
+
+def onednn_takes_bf16() -> bool:
+    """Whether torch is built with oneDNN, and that multiplies bf16 here, natively or emulated."""
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def compile_pays(images: int, size: int) -> bool:

@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import torch.nn.functional as F
+from PIL.Image import Resampling
 from torch import Tensor
 
 from ..common.files import replace_atomically
-from ..synthetic import SyntheticSet, decode
+from ..synthetic import SyntheticSet, decode, to_picture
 
 ROWS, COLUMNS = 100, 10  # at most: classes, and images of each
+GAP = 2  # pixels between images
 
 
 def save_pictures(synthetic: SyntheticSet, folder: Path) -> list[Path]:
@@ -28,15 +31,10 @@ def save_pictures(synthetic: SyntheticSet, folder: Path) -> list[Path]:
 
 
 def save_grid(rows: Tensor, path: Path) -> None:
-    """PNG of ``(classes, n, C, H, W)`` images in [0, 1], a row per class."""
-    from PIL import Image
-    from torchvision.transforms.v2.functional import to_pil_image
-    from torchvision.utils import make_grid
-
-    grid = make_grid(rows.flatten(0, 1), nrow=rows.shape[1], padding=2, pad_value=1.0)
-    picture = to_pil_image(grid)
+    """PNG of ``(classes, n, C, H, W)`` images in [0, 1], a row per class, on white."""
+    tiles = F.pad(rows, (GAP, 0, GAP, 0), value=1.0)
+    grid = tiles.permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2)
+    picture = to_picture(F.pad(grid, (0, GAP, 0, GAP), value=1.0))
     zoom = max(1, round(64 / rows.shape[-1]))  # small images are shown at about 64 px
-    picture = picture.resize(
-        (picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST
-    )
+    picture = picture.resize((picture.width * zoom, picture.height * zoom), Resampling.NEAREST)
     picture.save(path, format="PNG")

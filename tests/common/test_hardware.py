@@ -4,12 +4,20 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+from m3d_fast.common import hardware
 from m3d_fast.common.errors import UserError
-from m3d_fast.common.hardware import check_precision, compile_pays, peak_bytes, usable_cores
+from m3d_fast.common.hardware import (
+    check_precision,
+    compile_pays,
+    default_precision,
+    peak_bytes,
+    usable_cores,
+)
 from tests.helpers.commands import environment
 
 
@@ -25,6 +33,21 @@ def test_cores_are_shared_by_the_processes_of_a_machine(
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(6)))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
     assert usable_cores() == cores
+
+
+def test_bf16_is_for_cpus_that_multiply_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = {}
+    for flags in ("avx2", "avx2 avx512_bf16", "avx2 amx_bf16 amx_tile"):
+        (tmp_path / "cpuinfo").write_text(f"flags : {flags}\n")
+        monkeypatch.setattr(hardware, "Path", lambda _: tmp_path / "cpuinfo")
+        for supported in (False, True):
+            monkeypatch.setattr(hardware, "onednn_takes_bf16", lambda answer=supported: answer)
+            expected[flags, supported] = default_precision("cpu")
+    assert [key for key, value in expected.items() if value == "bf16"] == [
+        ("avx2 avx512_bf16", True),
+        ("avx2 amx_bf16 amx_tile", True),
+    ]
+    assert default_precision("cuda") == "bf16"
 
 
 def test_an_arithmetic_is_checked_against_the_device() -> None:

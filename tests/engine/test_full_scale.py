@@ -14,7 +14,7 @@ from m3d_fast.synthetic import SyntheticSet
 from tests.helpers.commands import run_ranks
 
 PER_CLASS = 10
-IPC = 2  # the time of an iteration is that of 9 IPC decoded images a class
+IPC = 1  # the time of an iteration is that of 9 IPC decoded images a class
 SIDE = 16
 
 
@@ -52,7 +52,7 @@ def test_imagenet_1k_at_factor_3(tree: Path, tmp_path: Path) -> None:
     tiny = ["--size", str(SIDE), "--network", "convnet3", "--real-batch", "4", "--iterations", "1"]
     plain = ["--loader", "folder", "--workers", "1", "--device", "cpu", "--no-compile"]
     plain += ["--log-every", "1", "--lr-img", "0.01", "--out", str(out)]
-    done = run_ranks(2, "condense", *given, *tiny, *plain)
+    done = run_ranks(2, "m3d_fast.condense", *given, *tiny, *plain)
     assert done.returncode == 0, done.stderr
 
     said = done.stderr.splitlines()

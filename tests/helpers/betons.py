@@ -16,7 +16,9 @@ CLASS_SIZES = (7, 5, 9)
 # in a separate process: the writer forks, which a process with threads should not
 _WRITE = """
 import sys
+import numba.typed
 import numpy as np
+numba.typed.Dict = dict  # FFCV's table of modes, which would be compiled for seconds
 from ffcv.fields import IntField, RGBImageField
 from ffcv.writer import DatasetWriter
 

@@ -115,10 +115,10 @@ def finish_run(out: Path, *more: str) -> Path:
 
 
 def start_ranks(count: int, module: str, *arguments: str) -> "subprocess.Popen[str]":
-    """``torchrun --nproc-per-node COUNT -m m3d_fast.MODULE``, in a process group of its own."""
+    """``torchrun --nproc-per-node COUNT -m MODULE``, in a process group of its own."""
     torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
     return subprocess.Popen(
-        [sys.executable, "-m", *torchrun, "-m", f"m3d_fast.{module}", *arguments],
+        [sys.executable, "-m", *torchrun, "-m", module, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

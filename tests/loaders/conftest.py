@@ -78,5 +78,5 @@ def write_mnist(
 @pytest.fixture(scope="session")
 def betons(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Packed files of every kind, see ``tests.helpers.betons``; not to be changed."""
-    pytest.importorskip("ffcv")
+    pytest.importorskip("m3d_fast.loaders.ffcv.library", exc_type=ImportError)
     return write_betons(tmp_path_factory.mktemp("betons"))

@@ -140,7 +140,7 @@ def test_networks_of_a_killed_run_are_those_of_one_that_was_not(tmp_path: Path) 
 
 
 # long enough that a signal sent after the second iteration finds it at work
-LONGER = ("--iterations", "24", "--checkpoint-every", "1000", "--real-batch", "32")
+LONGER = ("--iterations", "24", "--checkpoint-every", "1000", "--real-batch", "16")
 
 
 @pytest.fixture(scope="module")

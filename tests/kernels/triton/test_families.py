@@ -55,8 +55,12 @@ def family(request: pytest.FixtureRequest) -> Cases:
 
 @pytest.fixture(autouse=True)
 def _few_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fewer programs, which the interpreter runs one by one; as many slices without the value."""
+    """Fewer programs, which the interpreter runs one by one; as many slices without the value.
+
+    Few rows are eight here; test_split.py has two.
+    """
     monkeypatch.setattr(split, "PROGRAMS", 24)
+    monkeypatch.setattr(split, "FEW_ROWS", split.WEIGHTS.blocks["BLOCK_R"])
 
 
 @pytest.mark.parametrize("wrt", ["x", "y", "both"])

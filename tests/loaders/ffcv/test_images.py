@@ -22,7 +22,7 @@ from torchvision.transforms.v2 import functional
 
 from tests.helpers.betons import CLASS_SIZES, JPEG, ORIGINAL, RAW, SIDE, describe, stored_ranges
 
-pytest.importorskip("ffcv")
+pytest.importorskip("m3d_fast.loaders.ffcv.library", exc_type=ImportError)
 
 from m3d_fast.loaders import DataError
 from m3d_fast.loaders.ffcv.images import FfcvImages, _Index, load_ffcv

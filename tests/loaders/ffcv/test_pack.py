@@ -17,7 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("ffcv", reason="packing needs FFCV", exc_type=ImportError)
+pytest.importorskip(
+    "m3d_fast.loaders.ffcv.library", reason="packing needs FFCV", exc_type=ImportError
+)
 pytest.importorskip("skimage")
 
 from benchmarks import imagenet_like
