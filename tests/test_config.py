@@ -91,13 +91,16 @@ def test_methods_of_which_one_process_has_all_classes_refuse_ranks() -> None:
         resolve(dataset="digits", networks_from=source).check_ranks(3)
 
 
+OF_THE_RUN = ("class_chunk", "workers", "checkpoint_every")
+
+
 def test_resolving_twice_changes_nothing() -> None:
     once = resolve(dataset="digits")
     assert CondenseConfig(**once.as_dict()).resolve() == once
     assert all(
         getattr(once, f.name) is not None
         for f in fields(once)
-        if f.name not in ("data_root", "class_chunk", "workers", "checkpoint_every", "budget")
+        if f.name not in (*OF_THE_RUN, "data_root", "snapshot_every", "budget")
     )
 
 
