@@ -1,6 +1,7 @@
 """Shared by all tests: environment variables, the seed, and which tests need a GPU."""
 
 import os
+import signal
 from pathlib import Path
 
 # set before any kernel is imported; set later it has no effect
@@ -51,6 +52,8 @@ INTERPRETED = os.environ["TRITON_INTERPRET"] == "1"
 
 
 def pytest_configure() -> None:
+    # a script's background jobs start with it ignored, and so would the processes of tests
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         import triton
     except ModuleNotFoundError:

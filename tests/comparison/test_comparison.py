@@ -35,7 +35,7 @@ def settings(out: Path, methods: str = "random,m3d", **given: Any) -> CompareCon
 
 
 def test_a_comparison_is_one_table_of_runs(tmp_path: Path, started: list[str]) -> None:
-    config = settings(tmp_path, "random,whole,m3d[factor=4]", ipc=2, whole_epochs=2)
+    config = settings(tmp_path, "random,whole,m3d[factor=4]", ipc=2, whole_epochs=1)
     content = compare(config)
     assert started == ["random", "m3d[factor=4]"]
     rows = content["results"]

@@ -77,8 +77,9 @@ def test_any_number_of_shapes_is_compiled_in_one_process(monkeypatch: pytest.Mon
     """Embedders of one process share torch's count of compilations, of which it allows 8."""
     # the count is dynamo's: a back end that compiles nothing comes to it sooner
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    given = {"factor": 1, "iterations": 1, "real_batch": 2, "augment": "none"}
     for images in range(1, 11):
-        settings = digits_settings(ipc=images, factor=1, iterations=1, real_batch=2)
+        settings = digits_settings(ipc=images, **given)
         _, losses = run_steps(settings, 1)
         _, compiled = run_steps(replace(settings, compile=True), 1)
         torch.testing.assert_close(compiled, losses)
