@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 RESULTS := benchmarks/results/cpu
-BENCHES := condense mmd loaders streaming
+BENCHES := condense steps mmd loaders streaming
 
 .PHONY: setup demo test check bench gpu
 

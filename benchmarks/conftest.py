@@ -35,9 +35,11 @@ def time_in_turn(benchmark) -> Callable[..., dict[str, float]]:
     ratios to the first are added to its ``extra_info``.
     """
 
-    def run(peers: dict[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, float]:
-        for function in peers.values():
-            function()  # warm-up
+    def run(
+        peers: dict[str, Callable[[], object]], rounds: int = ROUNDS, *, warm_up: bool = True
+    ) -> dict[str, float]:
+        for function in peers.values() if warm_up else ():
+            function()
         seconds: dict[str, list[float]] = {name: [] for name in peers}
 
         def time_once(name: str) -> None:
