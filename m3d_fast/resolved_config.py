@@ -152,6 +152,8 @@ class ResolvedConfig(CondenseSettings[Never]):
         """
         if self.selects or not self.build_method().grouped:
             return 1
+        if self.scope == "joint":  # another part compares all of them
+            return num_classes
         most = min(self.group, num_classes)
         size = next(size for size in range(most, 0, -1) if num_classes % size == 0)
         if size == 1:

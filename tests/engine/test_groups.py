@@ -50,6 +50,11 @@ def test_groups_are_equal(classes: int, group: int, size: int) -> None:
     assert digits_settings(group=group).count_in_group(classes) == 1
 
 
+def test_a_group_of_a_joint_method_has_all_classes() -> None:
+    config = digits_settings(method="cafe", add={"ridge": 1.0}, group=5)
+    assert config.count_in_group(10) == 10
+
+
 def test_classes_that_cannot_be_grouped_are_refused() -> None:
     with pytest.raises(UserError, match=r"37 classes cannot .* groups of 2 to 20; give --group 37"):
         digits_settings(add={"ridge": 1.0}).count_in_group(37)
