@@ -60,9 +60,9 @@ def command(arguments: argparse.Namespace) -> None:
 
 def main() -> int:
     """Run the command line; return its exit status."""
-    keep_freed_memory()
     return run_command(build_parser(), command)
 
 
 if __name__ == "__main__":
+    keep_freed_memory()  # of this process: main() may run in another one
     sys.exit(main())
