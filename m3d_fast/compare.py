@@ -5,6 +5,7 @@ import sys
 
 from .command_line import CallableModule, add_settings
 from .common.commands import Parser, run_command
+from .common.hardware import keep_freed_memory
 from .comparison.comparison import compare
 from .comparison.config import DECIDED, OWN_ROWS, CompareSettings, split_settings
 from .comparison.table import table
@@ -51,4 +52,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()  # of this process: main() may run in another one
     sys.exit(main())
