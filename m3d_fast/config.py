@@ -23,17 +23,8 @@ MACHINE = ("device", "precision", "compile", "cuda_graphs", "class_chunk", "prof
 
 # settings of steps, which a coreset has not, and those of real images as they are
 STEPS = (
-    *(
-        "lr_img",
-        "momentum",
-        "average",
-        "real_batch",
-        "networks_from",
-        "ipm",
-        "augment",
-        "kernel",
-        "budget",
-    ),
+    *("lr_img", "momentum", "average", "real_batch", "networks_from", "ipm", "augment"),
+    *("kernel", "budget"),
     *("add", "group", "draws", "snapshot_every", "pool", "pool_epochs", "pool_stages"),
 )
 AS_THEY_ARE = {"iterations": 0, "factor": 1, "init": "real"}
