@@ -47,11 +47,11 @@ class SetFile:
         """
         synthetic = self._synthetic
         channels, height, width = synthetic.images.shape[1:]
-        if height != width or channels != dataset_info(self._dataset).channels:
+        expected = dataset_info(self._dataset).channels
+        if height != width or channels != expected:
             raise UserError(
-                f"{self.synthetic_file}: expected square images of "
-                f"{dataset_info(self._dataset).channels} channels for {self._dataset}, got "
-                f"{channels} x {height} x {width}"
+                f"{self.synthetic_file}: expected square images of {expected} channels for "
+                f"{self._dataset}, got {channels} x {height} x {width}"
             )
         config = CondenseConfig(
             dataset=self._dataset,
