@@ -24,8 +24,9 @@ PRECISIONS = ("bf16", "tf32", "fp32")
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, LARGEST_KEPT = -1, -3, 2**27
 
 # pixels through the network below which compiling takes longer than it saves: it takes 20 s and
-# saves 0.2 ms per image of 28 px (ConvNet-3, bf16, 2 CPU cores)
-COMPILE_PAYS_PIXELS = 100_000 * 28**2
+# saves 0.2 ms per image of 28 px that is embedded, 0.65 ms where the network is trained (ConvNet-3,
+# bf16, 2 CPU cores)
+COMPILE_PAYS_PIXELS, COMPILE_PAYS_TRAINING_PIXELS = 100_000 * 28**2, 30_000 * 28**2
 
 
 def resolve_device(device: str | None) -> str:
@@ -101,9 +102,16 @@ def onednn_takes_bf16() -> bool:
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-def compile_pays(images: int, size: int) -> bool:
-    """Whether compiling saves time for this many images of ``size`` px, and is possible."""
-    return images * size**2 >= COMPILE_PAYS_PIXELS and has_compiler()
+def compile_pays(images: int, size: int, *, training: bool = False) -> bool:
+    """Whether compiling saves time for this many images of ``size`` px, and is possible.
+
+    Args:
+        images: through the network.
+        size: side in pixels.
+        training: whether the network is trained on them; otherwise it embeds them.
+    """
+    enough = COMPILE_PAYS_TRAINING_PIXELS if training else COMPILE_PAYS_PIXELS
+    return images * size**2 >= enough and has_compiler()
 
 
 def has_compiler() -> bool:

@@ -223,7 +223,8 @@ class Evaluation:
         own = self.settings.method if method == WHOLE else method
         sharing = 2 if own not in BASELINES and "initial" in self.methods else 1
         images = self._count_images(own) * self.protocol.epochs + sum(self.test.class_sizes)
-        return compile_pays(sharing * self.protocol.repeats * images, self.size)
+        images *= sharing * self.protocol.repeats
+        return compile_pays(images, self.size, training=True)
 
     def _count_images(self, method: str) -> int:
         """Size of a method's training set."""

@@ -15,6 +15,7 @@ from m3d_fast.common.hardware import (
     check_precision,
     compile_pays,
     default_precision,
+    has_compiler,
     peak_bytes,
     usable_cores,
 )
@@ -24,6 +25,9 @@ from tests.helpers.commands import environment
 def test_compiling_is_for_long_runs() -> None:
     assert not compile_pays(1_000, 28)
     assert not compile_pays(100_000, 16)
+    assert not compile_pays(40_000, 28)
+    assert compile_pays(40_000, 28, training=True) == has_compiler()
+    assert not compile_pays(40_000, 16, training=True)
 
 
 @pytest.mark.parametrize(("processes", "cores"), [(1, 6), (2, 3), (4, 1), (8, 1)])
