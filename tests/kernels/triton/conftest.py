@@ -1,5 +1,6 @@
 """The op by a chosen family of Triton kernels, in poisoned memory."""
 
+import inspect
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,6 +14,31 @@ from m3d_fast.kernels.arguments import OpArguments
 from tests.helpers.triton_kernels import GuardedMemory, surround_with_nan
 
 COMPILER_OPTIONS = {"num_warps", "num_stages", "enable_fp_fusion"}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _names_found_once() -> Iterator[None]:
+    """The interpreter searches triton.language for builtins in every call of a device function.
+
+    That takes a quarter of its time. Their names are found once here; the rest is as it was.
+    """
+    from triton.runtime import interpreter
+
+    names: dict[Any, list[str]] = {}
+
+    def patch_builtin(package: Any, *arguments: Any) -> None:
+        if package not in names:
+            members = inspect.getmembers(package)
+            names[package] = [name for name, value in members if core.is_builtin(value)]
+        for name in names[package]:
+            member = getattr(package, name)
+            if core.is_builtin(member):  # not yet replaced
+                interpreter._patch_attr(package, name, member, *arguments)
+
+    core = interpreter.tl.core
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interpreter, "_patch_builtin", patch_builtin)
+        yield
 
 
 @pytest.fixture
@@ -41,8 +67,10 @@ def _exact_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def no_tile_family(monkeypatch: pytest.MonkeyPatch) -> None:
     """Families hand samples that their tiles do not cover to the tile family: make that fail."""
-    from m3d_fast.kernels.triton import tile
+    # dispatch keeps the families' functions as they are when it is first imported
+    from m3d_fast.kernels.triton import dispatch, tile
 
+    assert dispatch.LAUNCHERS["tile"] is tile.run
     monkeypatch.setattr(tile, "run", None)
 
 

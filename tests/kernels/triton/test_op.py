@@ -71,16 +71,17 @@ def test_one_gradient_is_that_of_both(kernel, value, wrt, two_samples, truth, tr
 def test_tiles_in_groups_cover_every_pair_once(kernel, two_samples, truth, triton_op, monkeypatch):
     """Enough rows that tiles are visited in groups, here of three; the last group has fewer."""
     monkeypatch.setattr(value, "GROUP", 3)
-    monkeypatch.setattr(value, "FEW_BLOCKS", 4)
-    x, y = two_samples(1, 500, 70, 3)
+    monkeypatch.setattr(value, "FEW_BLOCKS", 1)
+    x, y = two_samples(1, 150, 20, 3)
     exact = truth.exact(x, y, kernel, "unbiased")
     ours, _, _ = triton_op("value", x, y, kernel, wrt="none", estimator="unbiased")
     truth.assert_value(ours, exact.value, within=5e-6 * truth.size_of(kernel, exact.value))
 
 
-@pytest.mark.parametrize("limit", [1, 130 * 181 * 4])
+# a block of rows at a time; two batch elements, the third alone
+@pytest.mark.parametrize("limit", [1, 2 * 64 * 112 * 4])
 def test_weights_in_chunks_change_no_bit(limit, two_samples, triton_op, monkeypatch):
-    x, y = two_samples(3, 150, 31, 20)
+    x, y = two_samples(3, 70, 31, 20)
     expected = triton_op("tile", x, y)
     monkeypatch.setattr(tile, "WEIGHTS_BYTES", limit)
     for ours, before in zip(triton_op("tile", x, y), expected, strict=True):
@@ -228,7 +229,7 @@ def test_lower_precisions(kernel, precision, within, two_samples, truth, triton_
 
 @pytest.mark.parametrize("family", ["tile", "value"])
 def test_bitwise_equal_from_run_to_run(family, two_samples, triton_op):
-    x, y = two_samples(2, 150, 70, 20)
+    x, y = two_samples(2, 70, 40, 20)
     wrt = "both" if family == "tile" else "none"
     first, second = (triton_op(family, x, y, wrt=wrt) for _ in range(2))
     for before, after in zip(first, second, strict=True):
