@@ -190,6 +190,7 @@ def _cutout_mask(u: Tensor, shape: torch.Size) -> Tensor:
 
 # the ImageNet protocol: RandomResizedCrop, colour jitter and AlexNet's lighting noise
 CROP_AREA = (0.5, 1.0)
+WIDE_CROP_AREA = (0.08, 1.0)  # that of training on ImageNet, also torchvision's default
 CROP_ASPECT = (3 / 4, 4 / 3)
 JITTER = 0.4
 LIGHTING = 0.1
@@ -199,7 +200,8 @@ RGB_EIGENVECTORS = (
     (-0.5808, -0.0045, -0.8140),
     (-0.5836, -0.6948, 0.4203),
 )
-IMAGENET_UNIFORMS, IMAGENET_NORMALS = 8, 3  # per image: crop, flip and jitter; lighting
+CROP_UNIFORMS = 5  # per image: crop and flip
+IMAGENET_UNIFORMS, IMAGENET_NORMALS = CROP_UNIFORMS + 3, 3  # and jitter; lighting
 
 
 def augment_imagenet(images: Tensor, uniforms: Tensor, normals: Tensor) -> Tensor:
@@ -217,7 +219,32 @@ def augment_imagenet(images: Tensor, uniforms: Tensor, normals: Tensor) -> Tenso
         ``(B, 3, H, W)``.
     """
     u = uniforms
-    low, high = CROP_AREA
+    images = _crop_and_resize(images, u, CROP_AREA)
+    brightness, contrast, saturation = (1 + JITTER * (2 * u[:, 5:8, None, None, None] - 1)).unbind(
+        1
+    )
+    images = images * brightness
+    images = torch.lerp(_luminance(images).mean((2, 3), keepdim=True), images, contrast)
+    images = torch.lerp(_luminance(images), images, saturation)
+    return images + _light(normals)[:, :, None, None]
+
+
+def augment_resized_crop(images: Tensor, uniforms: Tensor) -> Tensor:
+    """Crop 8 to 100 % of the area at random, resize the crop to the image's size, and flip half.
+
+    Args:
+        images: ``(B, C, H, W)`` float.
+        uniforms: uniform in [0, 1), ``(B, CROP_UNIFORMS)``.
+
+    Returns:
+        ``(B, C, H, W)``.
+    """
+    return _crop_and_resize(images, uniforms, WIDE_CROP_AREA)
+
+
+def _crop_and_resize(images: Tensor, u: Tensor, areas: tuple[float, float]) -> Tensor:
+    """RandomResizedCrop and a flip, one draw per image: ``u[:, :CROP_UNIFORMS]``."""
+    low, high = areas
     area = low + (high - low) * u[:, 0]
     aspect = torch.exp(
         math.log(CROP_ASPECT[0]) + math.log(CROP_ASPECT[1] / CROP_ASPECT[0]) * u[:, 1]
@@ -227,14 +254,7 @@ def augment_imagenet(images: Tensor, uniforms: Tensor, normals: Tensor) -> Tenso
     zero = torch.zeros_like(area)
     left, top = (2 * u[:, 3] - 1) * (1 - width), (2 * u[:, 4] - 1) * (1 - height)
     maps = _affine(width * flip, zero, left, zero, height, top)
-    images = warp(images[:, None], maps)[:, 0]
-    brightness, contrast, saturation = (1 + JITTER * (2 * u[:, 5:8, None, None, None] - 1)).unbind(
-        1
-    )
-    images = images * brightness
-    images = torch.lerp(_luminance(images).mean((2, 3), keepdim=True), images, contrast)
-    images = torch.lerp(_luminance(images), images, saturation)
-    return images + _light(normals)[:, :, None, None]
+    return warp(images[:, None], maps)[:, 0]
 
 
 def _luminance(images: Tensor) -> Tensor:

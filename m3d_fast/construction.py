@@ -12,10 +12,10 @@ from .distributed import Ranks, join_ranks
 from .engine.loop import condense as condense_by_steps
 from .engine.loop import open_training_images
 from .evaluation.features import train_features
+from .evaluation.protocols import protocol_for
 from .evaluation.trainer import Trainer
 from .loaders import RealImages
 from .networks import build_network
-from .presets import protocol_for
 from .run.condensed import write_result
 from .run.folder import RunFolder, resolve_resumed_config
 from .synthetic import SyntheticSet

@@ -1,4 +1,4 @@
-"""Published hyper-parameters and the evaluation protocol, as data.
+"""Published hyper-parameters of condensation, as data.
 
 Presets belong to (method, data set, images per class): a method's ``preset`` returns one of these.
 """
@@ -228,63 +228,6 @@ def network_for(dataset: str, size: int) -> str:
     return "convnet3" if size < 64 else "convnet4" if size < 128 else "convnet5"
 
 
-@dataclass(frozen=True)
-class Protocol:
-    """Training of a network on a condensed set (IDC, arXiv 2205.14959, as M3D uses it).
-
-    SGD with momentum and cross-entropy on hard labels; the learning rate is multiplied by ``gamma``
-    at ``milestones``, fractions of the epochs.
-
-    Attributes:
-        epochs: passes over the decoded set.
-        repeats: networks trained.
-        lr: learning rate of the network.
-        weight_decay: of the network.
-        batch_size: images per step.
-        augment: a DSA strategy with one draw per image, or "imagenet".
-        cutmix: probability of mixing a batch.
-        momentum, milestones, gamma: as above.
-    """
-
-    epochs: int
-    repeats: int
-    lr: float
-    weight_decay: float
-    batch_size: int
-    augment: str
-    cutmix: float
-    momentum: float = 0.9
-    milestones: tuple[float, ...] = (2 / 3, 5 / 6)
-    gamma: float = 0.2
-
-
-# (decoded images per class, epochs): up to this many images an ImageNet subset is trained this long
-IMAGENET_EPOCHS = ((1, 3000), (10, 2000), (50, 1500), (200, 1000), (500, 500))
-IMAGENET_EPOCHS_BEYOND = 300
-
-
-def protocol_for(dataset: str, size: int, decoded_per_class: int, num_classes: int) -> Protocol:
-    """The evaluation protocol for ``dataset`` at ``size`` pixels."""
-    if size < HIGH_RESOLUTION_SIDE:
-        flip = "flip_" if dataset_info(dataset).flips else ""
-        return Protocol(
-            epochs=1000,
-            repeats=10,
-            lr=0.01,
-            weight_decay=5e-4,
-            batch_size=64,
-            augment=f"color_crop_{flip}scale_rotate",
-            cutmix=0.5,
-        )
-    limits = (epochs for limit, epochs in IMAGENET_EPOCHS if decoded_per_class <= limit)
-    epochs = next(limits, IMAGENET_EPOCHS_BEYOND)
-    many = num_classes >= 100
-    return Protocol(
-        epochs=epochs * 2 // 3 if many else epochs,
-        repeats=3,
-        lr=0.1 if many else 0.01,
-        weight_decay=1e-4 if many else 5e-4,
-        batch_size=128 if many else 64,
-        augment="imagenet",
-        cutmix=1.0,
-    )
+def cutmix_probability(size: int) -> float:
+    """Share of the batches that IDC (arXiv 2205.14959) mixes when a network trains."""
+    return 0.5 if size < HIGH_RESOLUTION_SIDE else 1.0

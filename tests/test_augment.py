@@ -17,6 +17,7 @@ from m3d_fast.augment import (
     UNIFORMS,
     augment,
     augment_imagenet,
+    augment_resized_crop,
     cutmix,
     draw,
     parse_strategy,
@@ -187,6 +188,20 @@ def test_imagenet_crop_of_a_ramp_stays_inside_the_image() -> None:
     slopes = inner.diff(dim=-1).mean((1, 2, 3))
     assert (slopes < 0).any()
     assert (slopes > 0).any()
+
+
+def test_a_resized_crop_is_a_crop_that_is_resized() -> None:
+    """A quarter of the area, in the middle; the second image is flipped."""
+    x = torch.rand(2, 3, 32, 32)
+    # area 0.08 + 0.92 u, aspect 3/4 (16/9)^u, flipped below 1/2, place
+    u = torch.tensor([[0.17 / 0.92, 0.5, flip, 0.5, 0.5] for flip in (0.9, 0.1)])
+    found = augment_resized_crop(x, u)
+    expected = torch.nn.functional.interpolate(x[:, :, 8:24, 8:24], size=(32, 32), mode="bilinear")
+    expected[1] = expected[1].flip(-1)
+    # at its border a crop is interpolated with what is beside it
+    torch.testing.assert_close(found[..., 1:-1, 1:-1], expected[..., 1:-1, 1:-1])
+    whole = augment_resized_crop(x, torch.tensor([[1.0, 0.5, 0.9, 0.5, 0.5]]).expand(2, -1))
+    torch.testing.assert_close(whole, x)
 
 
 def test_cutmix_pastes_a_box_and_weighs_labels_by_area() -> None:

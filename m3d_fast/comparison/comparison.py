@@ -14,9 +14,9 @@ from ..config import AS_THEY_ARE, STEPS, CondenseConfig, ResolvedConfig
 from ..engine.loop import check_class_sizes
 from ..evaluation.config import TEST_SPLITS, EvaluateConfig
 from ..evaluation.evaluator import evaluate
+from ..evaluation.protocols import protocol_for
 from ..loaders import file_name, open_dataset
 from ..networks import check_network
-from ..presets import protocol_for
 from ..run.environment import describe_environment
 from ..run.folder import RunFolder
 from ..synthetic import SyntheticSet

@@ -26,11 +26,11 @@ from ..common.hardware import (
 from ..distributed import Ranks, join_ranks
 from ..loaders import CACHES, LOADERS, RealImages, open_dataset
 from ..networks import check_network
-from ..presets import Protocol, protocol_for
 from ..run.environment import describe_environment
 from ..run.folder import RunFolder
 from ..synthetic import SyntheticSet
 from .config import BASELINES, TEST_SPLITS, WHOLE, EvaluateConfig
+from .protocols import Protocol, protocol_for
 from .results import Results
 from .runner import Setup
 from .scheduler import Scheduler

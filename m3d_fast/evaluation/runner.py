@@ -15,9 +15,9 @@ from ..common.files import lock_file
 from ..common.seeds import generator
 from ..loaders import RealImages
 from ..networks import build_network
-from ..presets import Protocol
 from ..synthetic import StoredImages
 from .config import WHOLE
+from .protocols import Protocol
 from .results import Outcome, Task
 from .streamed_set import StreamedSet
 from .trainer import Trainer

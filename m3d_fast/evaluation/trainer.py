@@ -9,13 +9,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..augment import augment, augment_imagenet, cutmix, mixed_cross_entropy, parse_strategy
+from ..augment import (
+    augment,
+    augment_imagenet,
+    augment_resized_crop,
+    cutmix,
+    mixed_cross_entropy,
+    parse_strategy,
+)
 from ..common.hardware import free_bytes
 from ..loaders import RealImages
 from ..networks import initialise
 from ..networks.arithmetic import CPU_PIECE, autocast, compile_per_shape, convolutions
-from ..presets import Protocol
 from ..synthetic import StoredImages
+from .losses import divergence, mix_labels, soften
+from .protocols import IMAGENET, RESIZED_CROP, Protocol
 from .streamed_set import StreamedSet
 from .training_step import TrainingImages, TrainingStep
 
@@ -36,6 +44,8 @@ class Trainer:
         device: where to train.
         precision: "bf16", "tf32" or "fp32".
         compile: whether to torch.compile training and testing.
+        teacher: of a protocol with soft labels, unless they are stored: on the device, frozen, in
+            evaluation mode.
     """
 
     def __init__(
@@ -48,6 +58,7 @@ class Trainer:
         device: torch.device,
         precision: str,
         compile: bool,
+        teacher: nn.Module | None = None,
     ) -> None:
         layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
         self.network = network.to(device)
@@ -56,8 +67,9 @@ class Trainer:
         self._mean = torch.tensor(mean, device=device).view(-1, 1, 1)
         self._std = torch.tensor(std, device=device).view(-1, 1, 1)
         self._layout = layout
-        self._imagenet = protocol.augment == "imagenet"
-        self._operations = () if self._imagenet else parse_strategy(protocol.augment)
+        self._teacher = teacher
+        other = protocol.augment in (IMAGENET, RESIZED_CROP)
+        self._operations = () if other else parse_strategy(protocol.augment)
         self._embed = cast(Callable[[Tensor], Tensor], network.embed)
         self.compiled = compile
         self._logits: Callable[..., Tensor] = self._compute_logits
@@ -81,7 +93,8 @@ class Trainer:
 
         Args:
             images: ``(n, C, H, W)`` float in [0, 1] on the device, or stored or streamed ones.
-            labels: ``(n,)`` int64 on the device; of a streamed set its own.
+            labels: on the device: ``(n,)`` int64, of a streamed set its own; or stored soft ones,
+                probabilities ``(n, classes)`` float32 at the protocol's temperature.
             epochs: passes over the images; those of the protocol unless given.
             initial: draws the parameters.
             stream: draws order, augmentation and CutMix.
@@ -92,7 +105,6 @@ class Trainer:
         """
         protocol, count = self.protocol, len(images)
         epochs = protocol.epochs if epochs is None else epochs
-        milestones = [int(fraction * epochs) for fraction in protocol.milestones]
         if self._stream is not None:
             self._stream.wait_stream(torch.cuda.current_stream(self.device))
         with self._on_stream():
@@ -102,8 +114,7 @@ class Trainer:
             step = TrainingStep(self.network, self._loss, stored, labels, protocol, self.device)
         for epoch in range(epochs):
             with self._on_stream(), convolutions(self.device, self.precision):
-                passed = sum(epoch >= milestone for milestone in milestones)
-                step.set_learning_rate(protocol.lr * protocol.gamma**passed)
+                step.set_learning_rate(protocol.find_rate(epoch, epochs))
                 order = torch.randperm(count, generator=stream, device=self.device)
                 batches = order.split(protocol.batch_size)
                 read = images.read if isinstance(images, StreamedSet) else iter
@@ -139,20 +150,37 @@ class Trainer:
         box: Tensor,
         order: Tensor,
     ) -> Tensor:
-        if self._imagenet:
-            images = self._normalise(augment_imagenet(images, uniforms, normals))
-        else:
-            images = augment(self._normalise(images)[:, None], uniforms, self._operations)[:, 0]
+        images = self._augment(images, uniforms, normals)
         images, pasted, kept = cutmix(images, labels, self.protocol.cutmix, box, order)
         logits = self._compute_logits(images)
-        return mixed_cross_entropy(logits, labels, pasted, kept)
+        if self.protocol.loss == "cross-entropy":
+            return mixed_cross_entropy(logits, labels, pasted, kept)
+        if self._teacher is None:
+            target = mix_labels(labels, pasted, kept)
+            return divergence(logits, target, self.protocol.temperature)
+        with torch.no_grad():
+            taught = self._compute_logits(images, self._teacher)
+        if self.protocol.loss == "mse":
+            return F.mse_loss(logits, taught)
+        temperature = self.protocol.temperature
+        return divergence(logits, soften(taught, temperature), temperature)
+
+    def _augment(self, images: Tensor, uniforms: Tensor, normals: Tensor) -> Tensor:
+        """Normalised images of a batch, augmented."""
+        if self.protocol.augment == IMAGENET:
+            return self._normalise(augment_imagenet(images, uniforms, normals))
+        if self.protocol.augment == RESIZED_CROP:
+            return self._normalise(augment_resized_crop(images, uniforms))
+        return augment(self._normalise(images)[:, None], uniforms, self._operations)[:, 0]
 
     def _normalise(self, images: Tensor) -> Tensor:
         return (images - self._mean) / self._std
 
-    def _compute_logits(self, images: Tensor) -> Tensor:
+    def _compute_logits(self, images: Tensor, network: nn.Module | None = None) -> Tensor:
+        """Logits of normalised images, of another network if one is given."""
+        network = network or self.network
         with autocast(self.device, self.precision):
-            return self.network(images.contiguous(memory_format=self._layout)).float()
+            return network(images.contiguous(memory_format=self._layout)).float()
 
     def embed(self, images: Tensor) -> Tensor:
         """Features ``(B, D)`` of uint8 images ``(B, C, H, W)``, in evaluation mode."""

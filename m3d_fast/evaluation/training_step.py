@@ -6,22 +6,31 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.optim.sgd import sgd
 
-from ..augment import CUTMIX_UNIFORMS, IMAGENET_NORMALS, IMAGENET_UNIFORMS, UNIFORMS
+from ..augment import (
+    CROP_UNIFORMS,
+    CUTMIX_UNIFORMS,
+    IMAGENET_NORMALS,
+    IMAGENET_UNIFORMS,
+    UNIFORMS,
+)
 from ..common.cuda_graph import CudaGraphRunner
-from ..presets import Protocol
 from ..synthetic import StoredImages
+from .optimizers import build_optimizer
+from .protocols import IMAGENET, RESIZED_CROP, Protocol
 from .streamed_set import StreamedSet
 
 TrainingImages = Tensor | StoredImages | StreamedSet
+
+# uniform and normal numbers of an image, of augmentations that are no strategies of DSA
+NUMBERS = {IMAGENET: (IMAGENET_UNIFORMS, IMAGENET_NORMALS), RESIZED_CROP: (CROP_UNIFORMS, 0)}
 
 
 class Draws(NamedTuple):
     """The random numbers of one batch of ``B`` images.
 
     Attributes:
-        uniforms: of the augmentation, ``(B, UNIFORMS)`` or ``(B, IMAGENET_UNIFORMS)``.
+        uniforms: of the augmentation, ``(B, UNIFORMS)``, or as ``NUMBERS`` says.
         normals: of ImageNet's lighting noise, ``(B, IMAGENET_NORMALS)``; ``(B, 0)`` otherwise.
         box: uniform numbers of CutMix, ``(CUTMIX_UNIFORMS,)``.
         order: the images whose boxes CutMix pastes, int64 ``(B,)``.
@@ -33,11 +42,12 @@ class Draws(NamedTuple):
     order: Tensor
 
     @classmethod
-    def allocate(cls, count: int, device: torch.device, *, imagenet: bool) -> "Draws":
-        """Buffers for batches of up to ``count`` images."""
+    def allocate(cls, count: int, device: torch.device, augmentation: str) -> "Draws":
+        """Buffers for batches of up to ``count`` images, and the augmentation of a protocol."""
+        uniforms, normals = NUMBERS.get(augmentation, (UNIFORMS, 0))
         return cls(
-            torch.empty(count, IMAGENET_UNIFORMS if imagenet else UNIFORMS, device=device),
-            torch.empty(count, IMAGENET_NORMALS if imagenet else 0, device=device),
+            torch.empty(count, uniforms, device=device),
+            torch.empty(count, normals, device=device),
             torch.empty(CUTMIX_UNIFORMS, device=device),
             torch.empty(count, dtype=torch.int64, device=device),
         )
@@ -56,7 +66,7 @@ class Draws(NamedTuple):
 
 
 class TrainingStep:
-    """Steps of SGD on batches of one training set, at fixed addresses.
+    """Steps of the protocol's optimiser on batches of one training set, at fixed addresses.
 
     On a GPU a step is captured as a CUDA graph, once for full batches and once for the last one
     of an epoch where it is smaller: padding it would change the statistics of a batch norm.
@@ -66,8 +76,8 @@ class TrainingStep:
         network: whose parameters are trained.
         loss: of images ``(B, C, H, W)``, labels ``(B,)`` and the fields of :class:`Draws`.
         images: ``(n, C, H, W)``, or something that is indexed like it.
-        labels: ``(n,)`` int64.
-        protocol: batch size, momentum and weight decay.
+        labels: ``(n,)`` int64, or soft ones ``(n, classes)`` float32.
+        protocol: batch size, augmentation and optimiser.
         device: where all of them are.
     """
 
@@ -81,18 +91,16 @@ class TrainingStep:
         device: torch.device,
     ) -> None:
         self._loss, self._images, self._labels = loss, images, labels
-        self._protocol, self._parameters = protocol, list(network.parameters())
-        self._momentum: list[Tensor | None] = [torch.zeros_like(p) for p in self._parameters]
+        self._parameters = list(network.parameters())
+        self._optimizer = build_optimizer(network, protocol)
         count = min(protocol.batch_size, len(labels))
-        imagenet = protocol.augment == "imagenet"
-        self._draws = Draws.allocate(count, device, imagenet=imagenet)
+        self._draws = Draws.allocate(count, device, protocol.augment)
         self._rows = torch.empty(count, dtype=torch.int64, device=device)
         # on the device: a graph keeps the numbers of the host as they were when it was captured
         self._lr = torch.tensor(protocol.lr, device=device)
         self.loss = torch.zeros((), device=device)
         self._device = device
-        updated = [*self._parameters, *self._momentum, *network.buffers()]
-        self._updated = [tensor for tensor in updated if tensor is not None]
+        self._updated = [*self._parameters, *self._optimizer.state, *network.buffers()]
         self._graphs: dict[int, CudaGraphRunner] = {}  # by images
 
     def set_learning_rate(self, rate: float) -> None:
@@ -123,23 +131,8 @@ class TrainingStep:
         for parameter in self._parameters:
             parameter.grad = None
         loss = self._loss(self._images[rows], self._labels[rows], *draws)
-        # not autograd.grad: this gives gradients the layout of their parameters, as sgd expects
+        # not autograd.grad: this gives gradients the layout of their parameters, as steps expect
         loss.backward()
         self.loss.copy_(loss.detach())
         with torch.no_grad():
-            self._update()
-
-    def _update(self) -> None:
-        pairs = [(p, p.grad) for p in self._parameters]
-        sgd(
-            [p for p, grad in pairs if grad is not None],
-            [grad for _, grad in pairs if grad is not None],
-            [m for m, (_, grad) in zip(self._momentum, pairs, strict=True) if grad is not None],
-            fused=True,  # one kernel, which reads the learning rate on the device
-            weight_decay=self._protocol.weight_decay,
-            momentum=self._protocol.momentum,
-            lr=self._lr,
-            dampening=0.0,
-            nesterov=False,
-            maximize=False,
-        )
+            self._optimizer.step(self._lr)

@@ -11,11 +11,11 @@ import torch
 from m3d_fast import CondenseConfig, EvaluateConfig, condense, evaluate
 from m3d_fast.common.errors import UserError
 from m3d_fast.coreset import herding, k_center, random_images
+from m3d_fast.evaluation.protocols import Protocol
 from m3d_fast.evaluation.results import Task, table
 from m3d_fast.evaluation.trainer import Trainer
 from m3d_fast.loaders import open_dataset
 from m3d_fast.networks import build_network
-from m3d_fast.presets import Protocol, protocol_for
 
 
 @pytest.fixture(scope="module")
@@ -39,28 +39,6 @@ def run(finished: Path, tmp_path: Path) -> Path:
 
 def quick(**given) -> EvaluateConfig:
     return EvaluateConfig(**({"epochs": 2, "repeats": 2, "device": "cpu"} | given))
-
-
-def test_protocol_of_the_paper() -> None:
-    low = protocol_for("fashionmnist", 28, 4, 10)
-    assert (low.epochs, low.repeats, low.lr, low.weight_decay) == (1000, 10, 0.01, 5e-4)
-    assert (low.momentum, low.batch_size, low.cutmix) == (0.9, 64, 0.5)
-    assert low.augment == "color_crop_flip_scale_rotate"
-    assert "flip" not in protocol_for("mnist", 28, 4, 10).augment
-    ten, hundred = (
-        protocol_for("imagenet10", 224, 90, 10),
-        protocol_for("imagenet100", 224, 90, 100),
-    )
-    assert (ten.epochs, ten.lr, ten.cutmix, ten.repeats) == (1000, 0.01, 1.0, 3)
-    assert (hundred.epochs, hundred.lr, hundred.weight_decay) == (666, 0.1, 1e-4)
-    assert hundred.batch_size == 128
-    assert [protocol_for("imagenet10", 224, n, 10).epochs for n in (1, 9, 45, 450, 900)] == [
-        3000,
-        2000,
-        1500,
-        500,
-        300,
-    ]
 
 
 def trainer(protocol: Protocol, size: int = 16) -> Trainer:
@@ -110,25 +88,6 @@ def test_training_learns_what_can_be_learned() -> None:
     with torch.no_grad():
         predicted = learner.network((fresh - 0.5) / 0.5).argmax(1)
     assert (predicted == truth).float().mean() > 0.9
-
-
-def test_learning_rate_falls_at_two_thirds_and_five_sixths() -> None:
-    """After both milestones steps are 25 times smaller: the weights hardly move."""
-    images, labels = two_kinds(16)
-    moves = []
-    for epochs in (4, 5, 6):
-        # milestones of 6 epochs: 4 and 5
-        learner = trainer(protocol(epochs=6, momentum=0.0, augment="none", cutmix=0.0))
-        training = learner.train(
-            images,
-            labels,
-            initial=torch.Generator().manual_seed(0),
-            stream=torch.Generator().manual_seed(0),
-        )
-        snapshots = [learner.network.head.bias.detach().clone() for _ in training]
-        moves.append((snapshots[epochs - 1] - snapshots[epochs - 2]).abs().sum().item())
-    assert moves[1] < 0.5 * moves[0]
-    assert moves[2] < 0.5 * moves[1]
 
 
 def test_the_same_seed_trains_the_same_network() -> None:

@@ -15,11 +15,11 @@ import torch
 from m3d_fast import EvaluateConfig, evaluate
 from m3d_fast.common.errors import DataError, UserError
 from m3d_fast.evaluation import scheduler, workers
+from m3d_fast.evaluation.protocols import Protocol
 from m3d_fast.evaluation.results import Task
 from m3d_fast.evaluation.runner import Job, Runner, Setup
 from m3d_fast.evaluation.workers import Workers, count_processes
 from m3d_fast.loaders import open_dataset
-from m3d_fast.presets import Protocol
 from m3d_fast.synthetic import StoredImages
 from tests.helpers.commands import PATIENCE, environment, finish_run
 

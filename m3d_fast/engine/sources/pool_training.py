@@ -18,7 +18,7 @@ from ...common.signals import Interrupted, stop_signals
 from ...common.tensors import read_tensors, write_tensors
 from ...config import ResolvedConfig
 from ...loaders import ClassSampler, RealImages
-from ...presets import dsa_strategy, protocol_for
+from ...presets import cutmix_probability, dsa_strategy
 from .training import IntArray, LabelledRows, NetworkTraining, Recipe, leave_out_cutout
 from .weights import Weights
 
@@ -59,7 +59,7 @@ class PoolTraining:
         self._batch = min(BATCH, self._rows.count)
         self._steps = max(1, round(config.pool_epochs * self._rows.count / self._batch))
         self._total = config.pool * self._steps
-        cutmix = protocol_for(config.dataset, config.size, 1, real.num_classes).cutmix
+        cutmix = cutmix_probability(config.size)
         recipe = Recipe(self._batch, leave_out_cutout(dsa_strategy(config.dataset)), cutmix)
         # not as in the run: pools are shared by runs of any length
         compile = compile_pays(self._total * self._batch, config.size, training=True)

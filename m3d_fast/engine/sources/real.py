@@ -3,7 +3,7 @@
 from ...common.seeds import derive_seed, generator
 from ...config import ResolvedConfig
 from ...loaders import RealImages
-from ...presets import protocol_for
+from ...presets import cutmix_probability
 from ..embedding import Embedder
 from .trained import TrainedNetwork
 from .training import LabelledRows, NetworkTraining, Recipe, leave_out_cutout
@@ -30,7 +30,7 @@ class RealTrainedNetwork(TrainedNetwork):
         self._rows = LabelledRows(real)
         self._batch = min(BATCH, self._rows.count)
         self._steps = -(-IMAGES_OF.get(config.dataset, IMAGES) // self._batch)
-        cutmix = protocol_for(config.dataset, config.size, 1, real.num_classes).cutmix
+        cutmix = cutmix_probability(config.size)
         recipe = Recipe(self._batch, leave_out_cutout(config.augment), cutmix)
         super().__init__(
             embedder, config, NetworkTraining(config, real, recipe, compile=config.compile)
