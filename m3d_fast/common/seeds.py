@@ -3,6 +3,9 @@
 No generator state is kept between draws, so a resumed run needs only its iteration number.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 
@@ -22,6 +25,7 @@ PURPOSES = (
     "queue-choice",
     "network-training",
     "probe-noise",
+    "dropout",
 )
 
 
@@ -36,3 +40,18 @@ def generator(
 ) -> torch.Generator:
     """A generator on ``device``, seeded with :func:`derive_seed`."""
     return torch.Generator(device).manual_seed(derive_seed(seed, purpose, *counters))
+
+
+@contextmanager
+def seeded_globally(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's global generators for a while: dropout draws from them.
+
+    Args:
+        seed: of the generators of the CPU and of ``device``.
+        device: whose generator, and that of the CPU, are then as they were before.
+    """
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        yield

@@ -15,8 +15,8 @@ from ..engine.loop import check_class_sizes
 from ..evaluation.config import TEST_SPLITS, EvaluateConfig
 from ..evaluation.evaluator import evaluate
 from ..evaluation.protocols import protocol_for
-from ..loaders import file_name, open_dataset
-from ..networks import check_network
+from ..loaders import dataset_info, file_name, open_dataset
+from ..networks import build_network
 from ..run.environment import describe_environment
 from ..run.folder import RunFolder
 from ..synthetic import SyntheticSet
@@ -126,8 +126,6 @@ class Comparison:
         """The settings of every evaluation, checked; epochs by the largest decoded set."""
         config, first = self._config.evaluate, runs[0]
         names = [name.strip() for name in (config.networks or first.network).split(",")]
-        for name in names:
-            check_network(name)
         for name in ("epochs", "repeats", "whole_epochs"):
             if getattr(config, name) is not None:
                 check_positive(name, getattr(config, name))
@@ -135,6 +133,8 @@ class Comparison:
         if config.split == "held-out" and not first.hold_out:
             raise UserError("split held-out: no image is held out; give a share with --hold-out")
         classes = self._count_classes(first)
+        for name in names:  # raises where it cannot take the images
+            build_network(name, dataset_info(first.dataset).channels, first.size, classes)
         largest = max(run.decoded_per_class for run in runs)
         epochs = config.epochs or protocol_for(first.dataset, first.size, largest, classes).epochs
         return replace(config, networks=",".join(names), epochs=epochs, initial=False)

@@ -21,7 +21,8 @@ class EvaluateConfig:
     networks: str | None = setting(
         group="protocol",
         metavar="NAMES",
-        help=f"trained, by commas: {', '.join(NETWORKS)} [the run's]",
+        help=f"trained, by commas: {', '.join(NETWORKS)}, or your own, package.module:name, which "
+        "maps (channels, size, classes) to a module [the run's]",
     )
     repeats: int | None = setting(
         group="protocol", metavar="N", help="networks trained per method [10; from 65 px on 3]"

@@ -25,7 +25,7 @@ from ..common.hardware import (
 )
 from ..distributed import Ranks, join_ranks
 from ..loaders import CACHES, LOADERS, RealImages, open_dataset
-from ..networks import check_network
+from ..networks import build_network
 from ..run.environment import describe_environment
 from ..run.folder import RunFolder
 from ..synthetic import SyntheticSet
@@ -125,8 +125,6 @@ class Evaluation:
         baselines = _split_names(config.baselines)
         for name in baselines:
             check_name("baselines", name, BASELINES)
-        for name in self.networks:
-            check_network(name)
         check_name("split", config.split, TEST_SPLITS)
         if config.split == "held-out" and not self.settings.hold_out:
             raise UserError(
@@ -143,7 +141,9 @@ class Evaluation:
         check_name("cache", config.cache or self.settings.cache, CACHES)
         if config.workers is not None:
             check_positive("workers", config.workers)
-        self.size = self.synthetic.images.shape[-1]
+        channels, self.size = self.synthetic.images.shape[1:3]
+        for name in self.networks:  # raises where it cannot take the images
+            build_network(name, channels, self.size, self.synthetic.num_classes)
         self.protocol = self._choose_protocol()
         self.test: RealImages = self._open_later(config.split)()
         self.synthetic.check_classes(self.test.class_names, "the condensed set")

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from ..common.processes import rank_of_process
 from ..common.progress import Progress
-from ..common.seeds import derive_seed, generator
+from ..common.seeds import derive_seed, generator, seeded_globally
 from ..coreset import Features, random_images
 from ..loaders import RealImages
 from ..synthetic import label_images
@@ -42,7 +42,8 @@ def train_features(trainer: Trainer, real: RealImages, seed: int) -> Features:
     )
     stored, labels = label_images(images)
     label, bar = "features for the coreset", rank_of_process() == 0
-    with Progress(label, EPOCHS, images_per_step=len(labels), bar=bar) as progress:
+    progress = Progress(label, EPOCHS, images_per_step=len(labels), bar=bar)
+    with progress, seeded_globally(derive_seed(seed, "dropout", 1), trainer.device):
         training = extractor.train(
             stored,
             labels,

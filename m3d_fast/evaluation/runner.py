@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..common.files import lock_file
-from ..common.seeds import generator
+from ..common.seeds import derive_seed, generator, seeded_globally
 from ..loaders import RealImages
 from ..networks import build_network
 from ..synthetic import StoredImages
@@ -134,14 +134,15 @@ class Runner:
             jobs: as many as :meth:`count_side_by_side`, or fewer.
             report: called with the work done since the last call, in training images.
         """
-        start = time.perf_counter()
+        start, device = time.perf_counter(), self._setup.device
         tasks, compiled = [job.task for job in jobs], self._setup.compiled
         trainers = [
             self.get_trainer(task.network, place, compile=task.method in compiled)
             for place, task in enumerate(tasks)
         ]
         trainings = [self._begin(t, job) for t, job in zip(trainers, jobs, strict=True)]
-        with _in_one_thread(self._setup.device):
+        dropout = derive_seed(self._setup.seed, "dropout", 0, tasks[0].repeat)
+        with _in_one_thread(device), seeded_globally(dropout, device):
             for epoch in range(max(self._setup.epochs_of(job.task.method) for job in jobs)):
                 for trainer, training, job in zip(trainers, trainings, jobs, strict=True):
                     if epoch < self._setup.epochs_of(job.task.method):

@@ -1,6 +1,5 @@
 """Methods by name, and their options by text."""
 
-import importlib
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -9,6 +8,7 @@ from typing import Any
 
 from ..common.checks import check_name, check_positive
 from ..common.errors import UserError
+from ..common.imports import import_object
 from .cafe import CAFE
 from .calibration import Calibration
 from .combined import Combined, Term
@@ -55,14 +55,7 @@ def find_method(name: str) -> type[Method]:
     if ":" not in name:
         check_name("method", name, METHODS)
         return METHODS[name]
-    module, _, attribute = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise UserError(
-            f"method {name}: {error}; expected package.module:Class, importable from the folder "
-            f"where the command runs"
-        ) from error
+    found = import_object("method", name, "package.module:Class")
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise UserError(f"method {name}: expected a class that extends m3d_fast.methods.Method")
     return found
