@@ -25,9 +25,9 @@ from m3d_fast.augment import augment, draw, parse_strategy
 from m3d_fast.common.seeds import generator
 from m3d_fast.config import CondenseConfig
 from m3d_fast.engine.condenser import Condenser
-from m3d_fast.engine.sources.pool_file import CACHE_VARIABLE
 from m3d_fast.engine.sources.registry import build_source
 from m3d_fast.loaders import RealImages
+from m3d_fast.run.cache import CACHE_VARIABLE
 from m3d_fast.synthetic import decode
 
 CLASSES = 10

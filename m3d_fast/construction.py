@@ -95,4 +95,4 @@ def _train_features(config: ResolvedConfig, real: RealImages) -> Features:
         precision=config.precision,
         compile=False,
     )
-    return train_features(trainer, real, config.seed)
+    return train_features(trainer, protocol, real, config.seed)

@@ -13,7 +13,13 @@ from .errors import UserError
 from .files import replace_atomically
 
 PIECE = 1 << 24  # numbers copied to the host at a time
-DTYPES = {torch.float32: "F32", torch.int64: "I64", torch.uint8: "U8"}  # their names in a file
+DTYPES = {  # their names in a file
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.int64: "I64",
+    torch.int16: "I16",
+    torch.uint8: "U8",
+}
 
 
 def write_tensors(

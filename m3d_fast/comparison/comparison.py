@@ -15,6 +15,7 @@ from ..engine.loop import check_class_sizes
 from ..evaluation.config import TEST_SPLITS, EvaluateConfig
 from ..evaluation.evaluator import evaluate
 from ..evaluation.protocols import protocol_for
+from ..evaluation.teaching import check_labels
 from ..loaders import dataset_info, file_name, open_dataset
 from ..networks import build_network
 from ..run.environment import describe_environment
@@ -30,6 +31,8 @@ log = logging.getLogger("m3d_fast")
 # runs that try a learning rate: their share of the iterations or of the budget, and the networks
 # trained on each, at most
 SEARCH_SHARE, SEARCH_REPEATS = 0.2, 3
+
+KEPT = ("network", "labels", "accuracies", "mean", "std")  # of a result of an evaluation
 
 
 def compare(config: CompareConfig) -> dict[str, Any]:
@@ -136,7 +139,10 @@ class Comparison:
         for name in names:  # raises where it cannot take the images
             build_network(name, dataset_info(first.dataset).channels, first.size, classes)
         largest = max(run.decoded_per_class for run in runs)
-        epochs = config.epochs or protocol_for(first.dataset, first.size, largest, classes).epochs
+        subject = (first.dataset, first.size, largest, classes)
+        protocol = protocol_for(*subject, config.protocol)
+        check_labels(config, protocol)
+        epochs = config.epochs or protocol.epochs
         return replace(config, networks=",".join(names), epochs=epochs, initial=False)
 
     def _count_classes(self, settings: ResolvedConfig) -> int:
@@ -182,7 +188,7 @@ class Comparison:
         for result in evaluated["results"]:
             if result["network"] not in str(evaluation.networks).split(","):
                 continue  # of another evaluation of this run
-            row = {name: result[name] for name in ("network", "accuracies", "mean", "std")}
+            row = {name: result[name] for name in KEPT}
             row["decoded_images"] = result["training_images"] / synthetic.num_classes
             if result["method"] == settings.method:
                 row |= {

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common.files import replace_atomically, write_json
-from ..evaluation.results import align, format_percent
+from ..evaluation.results import align, format_percent, name_accuracy
 
 FILE, PICTURE = "compare.json", "compare.png"
 
@@ -32,7 +32,7 @@ def table(content: Mapping[str, Any]) -> str:
         (
             "method",
             "network",
-            f"{content['split']} accuracy (%)",
+            name_accuracy(content["protocol"]),
             "networks",
             "stored",
             "decoded",
@@ -85,7 +85,7 @@ def save_bars(content: Mapping[str, Any], path: Path) -> None:
     middle = 0.4 - width / 2
     axes.set_xticks([place + middle for place in range(len(methods))], methods)
     axes.tick_params("x", rotation=30 if len(methods) > 6 else 0)
-    axes.set_ylabel(f"{content['split']} accuracy (%)")
+    axes.set_ylabel(name_accuracy(content["protocol"]))
     axes.set_title(f"{content['dataset']}, ipc {content['ipc']}")
     if len(networks) > 1:
         axes.legend()

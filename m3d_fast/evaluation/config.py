@@ -18,6 +18,24 @@ class EvaluateConfig:
     Every field is a flag of ``python -m m3d_fast.evaluate``; ``--help`` explains each.
     """
 
+    protocol: str = setting(
+        group="protocol",
+        metavar="NAME",
+        help="how networks are trained: idc, dm or hard; on labels of a teacher soft or kd",
+        default="idc",
+    )
+    teacher: str | None = setting(
+        group="protocol",
+        metavar="ARCHITECTURE:FILE",
+        help="of soft and kd: weights of a network of ours, torchvision or timm, as a state dict; "
+        "or trained[:NETWORK], trained once on the training set",
+    )
+    stored_labels: int | None = setting(
+        group="protocol",
+        metavar="K",
+        help="of soft: labels of the images as they are, of the K most probable classes in half "
+        "precision, stored once beside the results [the teacher sees every augmented image]",
+    )
     networks: str | None = setting(
         group="protocol",
         metavar="NAMES",
@@ -25,12 +43,15 @@ class EvaluateConfig:
         "maps (channels, size, classes) to a module [the run's]",
     )
     repeats: int | None = setting(
-        group="protocol", metavar="N", help="networks trained per method [10; from 65 px on 3]"
+        group="protocol",
+        metavar="N",
+        help="networks trained per method [10; from 65 px on 3; dm: 20]",
     )
     epochs: int | None = setting(
         group="protocol",
         metavar="N",
-        help="passes over the decoded set [1000; from 65 px on by its size]",
+        help="passes over the decoded set [idc: 1000, from 65 px on by its size; dm: 1000; "
+        "others: 300]",
     )
     baselines: str = setting(
         group="protocol", metavar="NAMES", help=f"by commas: {', '.join(BASELINES)}", default=""

@@ -1,6 +1,6 @@
 """Evaluate a condensed set: train networks on it and on baselines, test them on real images.
 
-The protocol is IDC's (arXiv 2205.14959), which M3D uses. Only this module reads test images.
+Only this module reads test images.
 """
 
 import hashlib
@@ -35,6 +35,8 @@ from .results import Results
 from .runner import Setup
 from .scheduler import Scheduler
 from .set_file import SetFile
+from .teacher import TRAINED
+from .teaching import Teaching
 from .training_sets import TrainingSets
 
 SELECTION = {
@@ -147,10 +149,14 @@ class Evaluation:
         self.protocol = self._choose_protocol()
         self.test: RealImages = self._open_later(config.split)()
         self.synthetic.check_classes(self.test.class_names, "the condensed set")
+        self.teaching = self._choose_labels()
         self.setup = self._choose_setup()
+        sets = TrainingSets(
+            self.settings, self.synthetic, lambda: self.train, config.seed, self.teaching
+        )
         self._scheduler = Scheduler(
             self.setup,
-            TrainingSets(self.settings, self.synthetic, lambda: self.train, config.seed),
+            sets,
             self.test,
             lambda: self.train,
             partial(self._open_later, config.split),
@@ -161,15 +167,21 @@ class Evaluation:
     def train(self) -> RealImages:
         """Training images, for the baselines and the initialisation; opened when first used.
 
-        But for all of them as a training set, they are read at most twice: none is kept in memory,
-        and nothing is packed for it.
+        But for all of them as a training set, of networks or a teacher, they are read at most
+        twice: none is kept in memory, and nothing is packed for it.
         """
-        return self._open_later("train", sparse=WHOLE not in self.methods)()
+        teacher = self.config.teacher or ""
+        whole = WHOLE in self.methods or teacher.partition(":")[0] == TRAINED
+        return self._open_later("train", sparse=not whole)()
 
     def _choose_protocol(self) -> Protocol:
         decoded = self.synthetic.ipc * self.synthetic.factor**2
         protocol = protocol_for(
-            self.settings.dataset, self.size, decoded, self.synthetic.num_classes
+            self.settings.dataset,
+            self.size,
+            decoded,
+            self.synthetic.num_classes,
+            self.config.protocol,
         )
         if self.config.epochs is not None:
             check_positive("epochs", self.config.epochs)
@@ -195,6 +207,28 @@ class Evaluation:
         root = config.data_root or run.data_root
         return partial(open_dataset, run.dataset, root, split, **(settings | given))
 
+    def _choose_labels(self) -> Teaching:
+        results = self.run.evaluation_file
+        return Teaching(
+            self.config,
+            self.protocol,
+            self.synthetic,
+            methods=self.methods,
+            own=self.settings.method,
+            dataset=self.settings.dataset,
+            network=self.settings.network,
+            open_train=lambda: self.train,
+            device=self.device,
+            precision=self.precision,
+            labels_file=results.with_name(f"{results.stem}.soft_labels.safetensors"),
+            synthetic_sha256=self._synthetic_sha256,
+        )
+
+    @cached_property
+    def _synthetic_sha256(self) -> str:
+        with self.run.synthetic_file.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
     def _choose_setup(self) -> Setup:
         """What all networks have in common."""
         synthetic = self.synthetic
@@ -211,6 +245,7 @@ class Evaluation:
             seed=self.config.seed,
             whole_epochs=self.config.whole_epochs,
             lock=self.run.config_file,
+            teacher=self.teaching.at_work,
         )
 
     def _is_compiled(self, method: str) -> bool:
@@ -235,10 +270,8 @@ class Evaluation:
 
     def describe(self) -> dict[str, Any]:
         """The content of ``evaluation.json``, without results."""
-        with self.run.synthetic_file.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
         protocol = asdict(self.protocol) | {"seed": self.config.seed, "precision": self.precision}
-        protocol |= {"split": self.config.split}
+        protocol |= self.teaching.describe() | {"split": self.config.split}
         del protocol["repeats"]
         protocol["milestones"] = list(protocol["milestones"])
         return {
@@ -250,7 +283,8 @@ class Evaluation:
             "method": self.settings.method,
             "condensation_seconds": self.run.condensation_seconds(),
             "test_images": sum(self.test.class_sizes),  # of the split
-            "synthetic_sha256": digest,
+            "synthetic_sha256": self._synthetic_sha256,
+            "label_bytes": self.teaching.label_bytes,  # of stored soft labels
             "environment": describe_environment(),
         }
 
@@ -264,6 +298,8 @@ class Evaluation:
         missing = results.find_missing(self.methods, self.networks, self.protocol.repeats)
         if any(task.method != self.settings.method for task in missing):
             ranks.leader_first(lambda: self.train)
+        if missing:
+            ranks.leader_first(self.teaching.prepare)
         own = missing[ranks.rank :: ranks.size]
         with closing(self._scheduler.train(own, bar=ranks.leads)) as outcomes:
             # several ranks exchange results after each has trained as many as it does at once

@@ -9,6 +9,7 @@ from ..common.seeds import derive_seed, generator, seeded_globally
 from ..coreset import Features, random_images
 from ..loaders import RealImages
 from ..synthetic import label_images
+from .protocols import Protocol
 from .trainer import Trainer
 
 # training of the network: images per class, and epochs; fewer images where those of all classes,
@@ -17,11 +18,12 @@ IMAGES, EPOCHS = 500, 5
 BYTES = 2e9
 
 
-def train_features(trainer: Trainer, real: RealImages, seed: int) -> Features:
+def train_features(trainer: Trainer, protocol: Protocol, real: RealImages, seed: int) -> Features:
     """Train a network briefly on real images.
 
     Args:
-        trainer: of the network, under the protocol of the evaluation.
+        trainer: of the network.
+        protocol: idc's.
         real: training images.
         seed: of the evaluation, or of the run.
 
@@ -33,7 +35,7 @@ def train_features(trainer: Trainer, real: RealImages, seed: int) -> Features:
     images = random_images(real, per_class, derive_seed(seed, "coreset", 2))
     extractor = Trainer(
         trainer.network,
-        replace(trainer.protocol, epochs=EPOCHS),
+        replace(protocol, epochs=EPOCHS),
         real.mean,
         real.std,
         device=trainer.device,

@@ -115,14 +115,23 @@ class Results:
         for result in self.content["results"]:
             if (result["method"], result["network"]) == (task.method, task.network):
                 return result
-        empty = {"method": task.method, "network": task.network, "accuracies": [], "seconds": 0.0}
+        empty = {
+            "method": task.method,
+            "network": task.network,
+            "labels": self.content["protocol"]["labels"],
+            "accuracies": [],
+            "seconds": 0.0,
+        }
         self.content["results"].append(empty)
         return empty
 
 
 def table(content: dict[str, Any]) -> str:
-    """The results as text: accuracy in percent, seconds to condense and to evaluate."""
-    accuracy = f"{content['protocol']['split']} accuracy (%)"
+    """The results as text: accuracy in percent, seconds to condense and to evaluate.
+
+    They are of one kind of labels, hard or soft, which the title of the accuracies names.
+    """
+    accuracy = name_accuracy(content["protocol"])
     rows = [("method", "network", accuracy, "networks", "condense (s)", "evaluate (s)")]
     for result in content["results"]:
         condensed = result["method"] == content["method"]
@@ -138,6 +147,11 @@ def table(content: dict[str, Any]) -> str:
             )
         )
     return align(rows)
+
+
+def name_accuracy(protocol: dict[str, Any]) -> str:
+    """Title of a column of accuracies: hard and soft labels never share one."""
+    return f"{protocol['labels']} labels, {protocol['split']} accuracy (%)"
 
 
 def align(rows: Sequence[Sequence[str]]) -> str:

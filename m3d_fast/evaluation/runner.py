@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..common.files import lock_file
 from ..common.seeds import derive_seed, generator, seeded_globally
@@ -20,6 +21,7 @@ from .config import WHOLE
 from .protocols import Protocol
 from .results import Outcome, Task
 from .streamed_set import StreamedSet
+from .teacher import TeacherFile
 from .trainer import Trainer
 
 # pixels per step, over all networks, from which one more beside them gains nothing: 500 images of
@@ -45,6 +47,7 @@ class Setup:
         seed: of the evaluation.
         lock: a file that processes lock while they compile, so that one does it for all.
         whole_epochs: passes over the full training set; None for those of the protocol.
+        teacher: that gives the labels while networks train, if one does.
     """
 
     protocol: Protocol
@@ -58,6 +61,7 @@ class Setup:
     seed: int
     lock: Path
     whole_epochs: int | None = None
+    teacher: TeacherFile | None = None
 
     def epochs_of(self, method: str) -> int:
         """Passes over the training set of a method."""
@@ -76,7 +80,8 @@ class Job:
     Attributes:
         task: names the network.
         images: on the device, or streamed.
-        labels: int64 ``(n,)``, on the device; of streamed images those of a batch.
+        labels: on the device: int64 ``(n,)``, of streamed images those of a batch; or stored soft
+            ones, float32 ``(n, classes)``.
         seconds: in which the set was built.
     """
 
@@ -124,8 +129,18 @@ class Runner:
                 device=setup.device,
                 precision=setup.precision,
                 compile=compile,
+                teacher=self._teacher,
             )
         return self._trainers[key]
+
+    @cached_property
+    def _teacher(self) -> nn.Module | None:
+        """Shared by all networks, which do not change it."""
+        setup = self._setup
+        channels, side = setup.image_shape[0], setup.image_shape[-1]
+        if setup.teacher is None:
+            return None
+        return setup.teacher.load(channels, side, setup.num_classes, setup.device)
 
     def run(self, jobs: Sequence[Job], report: Callable[[int], None]) -> list[Outcome]:
         """Train the networks of ``jobs`` side by side, then test each.

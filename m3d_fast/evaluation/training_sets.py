@@ -8,13 +8,16 @@ from ..common.seeds import derive_seed
 from ..config import ResolvedConfig
 from ..coreset import CORESETS, random_images
 from ..initial import initial_pixels
-from ..loaders import MemoryImages, RealImages
+from ..loaders import RealImages
 from ..synthetic import StoredImages, SyntheticSet, label_images
 from .config import WHOLE
 from .features import train_features
+from .protocols import protocol_for
 from .results import Task
 from .streamed_set import StreamedSet
+from .teaching import Teaching
 from .trainer import Trainer
+from .whole_set import load_whole
 
 
 class TrainingSets:
@@ -25,6 +28,7 @@ class TrainingSets:
         synthetic: its condensed set.
         open_train: opens the training images; called when a method needs them.
         seed: of the evaluation.
+        teaching: gives the labels where they are soft and stored.
     """
 
     def __init__(
@@ -33,14 +37,15 @@ class TrainingSets:
         synthetic: SyntheticSet,
         open_train: Callable[[], RealImages],
         seed: int,
+        teaching: Teaching,
     ) -> None:
         self._settings, self._synthetic = settings, synthetic
-        self._open_train, self._seed = open_train, seed
+        self._open_train, self._seed, self._teaching = open_train, seed, teaching
         # choosing a coreset takes long: keep the last one, with its method and network
         self._chosen: tuple[str, str, tuple[StoredImages | StreamedSet, Tensor]] | None = None
 
     def get(self, task: Task, trainer: Trainer) -> tuple[StoredImages | StreamedSet, Tensor]:
-        """Images and labels ``(n,)`` of a task, on the device.
+        """Images and labels of a task, on the device: ``(n,)`` or stored ones ``(n, classes)``.
 
         Args:
             task: names method, network and repeat.
@@ -52,7 +57,7 @@ class TrainingSets:
             # another choice for every network: the spread over networks includes that of the choice
             seed = derive_seed(self._seed, "coreset", 1, task.repeat)
             images = random_images(self._open_train(), self._synthetic.ipc, seed)
-            return label_images(images)
+            return self._soften(task.method, label_images(images))
         if self._chosen is None:
             self._chosen = task.method, task.network, self._build(task.method, trainer)
         return self._chosen[2]
@@ -60,19 +65,18 @@ class TrainingSets:
     def _build(self, method: str, trainer: Trainer) -> tuple[StoredImages | StreamedSet, Tensor]:
         """The set of a method that uses the same for every repeat."""
         if method == WHOLE:
-            return self._build_whole(trainer)
+            return load_whole(self._open_train(), trainer.protocol.batch_size)
         condensed = method in (self._settings.method, "initial")
         factor = self._synthetic.factor if condensed else 1
-        return label_images(self._choose(method, trainer), factor)
+        return self._soften(method, label_images(self._choose(method, trainer), factor))
 
-    def _build_whole(self, trainer: Trainer) -> tuple[StoredImages | StreamedSet, Tensor]:
-        """All training images: those of a small set as bytes on the device, others streamed."""
-        real = self._open_train()
-        if not isinstance(real, MemoryImages):
-            streamed = StreamedSet(real, trainer.protocol.batch_size)
-            return streamed, streamed.labels
-        ((images, labels),) = real.ordered(sum(real.class_sizes))
-        return StoredImages(images), labels
+    def _soften(
+        self, method: str, labelled: tuple[StoredImages, Tensor]
+    ) -> tuple[StoredImages, Tensor]:
+        """A set with stored soft labels, where there are any, in place of the hard ones."""
+        images, labels = labelled
+        soft = self._teaching.soften(method, images)
+        return images, labels if soft is None else soft
 
     def _choose(self, method: str, trainer: Trainer) -> Tensor:
         """Images of a method, ``(classes, ipc, C, H, W)``."""
@@ -81,5 +85,8 @@ class TrainingSets:
             return self._synthetic.images.to(trainer.device).unflatten(0, (-1, ipc))
         if method == "initial":
             return initial_pixels(self._open_train(), self._settings)
-        real, seed = self._open_train(), self._seed
-        return CORESETS[method](real, ipc, seed, lambda: train_features(trainer, real, seed))
+        real, seed, size = self._open_train(), self._seed, self._synthetic.images.shape[-1]
+        # a coreset is the same whatever the protocol of the evaluation
+        protocol = protocol_for(self._settings.dataset, size, ipc, real.num_classes)
+        features = lambda: train_features(trainer, protocol, real, seed)  # noqa: E731
+        return CORESETS[method](real, ipc, seed, features)

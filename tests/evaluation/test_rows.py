@@ -12,7 +12,7 @@ from m3d_fast import CondenseConfig, EvaluateConfig, condense, evaluate
 from m3d_fast.common import hardware
 from m3d_fast.common.errors import UserError
 from m3d_fast.distributed import Ranks
-from m3d_fast.evaluation import scheduler, training_sets
+from m3d_fast.evaluation import scheduler, whole_set
 from m3d_fast.evaluation.evaluator import Evaluation
 from m3d_fast.evaluation.results import Task, table
 from m3d_fast.evaluation.streamed_set import StreamedSet
@@ -126,7 +126,7 @@ def test_a_streamed_set_trains_the_same_networks(
 
     read, own = list[int](), StreamedSet.read
     monkeypatch.setattr(StreamedSet, "read", stream)
-    for module in (training_sets, scheduler):
+    for module in (whole_set, scheduler):
         monkeypatch.setattr(module, "MemoryImages", type(None))
     streamed = evaluate(run, quick(baselines="whole"))
     size = sum(open_dataset("digits", hold_out=0.5).class_sizes)

@@ -1,30 +1,16 @@
 """The file of a pool: trained by the first run that needs it, shared by all others."""
 
-import hashlib
-import json
-import logging
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from ...common.errors import UserError
-from ...common.files import lock_file
 from ...common.tensors import read_tensors
 from ...config import ResolvedConfig
 from ...loaders import RealImages, file_name
-from ...loaders.download import CACHE
+from ...run.cache import describe_images, digest, find_cache, hold
 from .pool_training import POOL_FORMAT, PoolTraining, count_stages
-
-log = logging.getLogger("m3d_fast")
-
-CACHE_VARIABLE = "M3D_FAST_CACHE"
-SEEN = 64  # images that tell one training set from another, besides its sizes
 
 
 @dataclass(frozen=True)
@@ -55,11 +41,11 @@ def open_pool(config: ResolvedConfig, real: RealImages) -> Pool:
         Interrupted: after Ctrl-C or SIGTERM, with what is trained saved.
     """
     description = _describe(config, real)
-    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
-    name = f"{file_name(config.dataset)}-{config.size}px-{config.network}-{digest}.safetensors"
+    start = f"{file_name(config.dataset)}-{config.size}px-{config.network}"
+    name = f"{start}-{digest(description)}.safetensors"
     path = find_cache() / "pools" / name
     if not path.exists():
-        with _lock(path):
+        with hold(path, "the pool"):
             if not path.exists():  # another process may have trained it meanwhile
                 PoolTraining(config, real, path, description).run()
     try:
@@ -69,21 +55,10 @@ def open_pool(config: ResolvedConfig, real: RealImages) -> Pool:
     return Pool(tensors["weights"], metadata["seconds"])
 
 
-def find_cache() -> Path:
-    """The folder of what is computed once for many runs: ``$M3D_FAST_CACHE``, or below the home."""
-    given = os.environ.get(CACHE_VARIABLE)
-    return Path(given or CACHE).expanduser()
-
-
 def _describe(config: ResolvedConfig, real: RealImages) -> dict[str, Any]:
     """All that the pool's weights depend on, besides the machine."""
-    rows = np.linspace(0, sum(real.class_sizes) - 1, SEEN).astype(np.int64)
-    with real.read_rows(lambda: iter([rows])) as batches:
-        seen = hashlib.sha256(next(batches).cpu().contiguous().numpy().tobytes()).hexdigest()
-    return {
+    return describe_images(real) | {
         "dataset": config.dataset,
-        "images": seen,
-        "class_sizes": list(real.class_sizes),
         "size": config.size,
         "network": config.network,
         "networks": config.pool,
@@ -92,21 +67,3 @@ def _describe(config: ResolvedConfig, real: RealImages) -> dict[str, Any]:
         "seed": config.seed,
         "arithmetic": f"{config.precision} on {real.device.type}",
     }
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Hold the pool at ``path`` for this process, waiting while another one trains it."""
-    lock = path.with_suffix(".lock")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with lock.open("a") as file:
-            if not lock_file(file.fileno()):
-                log.info("waiting for another process that trains the pool %s", path)
-                lock_file(file.fileno(), wait=True)
-            yield
-    except OSError as error:
-        raise UserError(
-            f"{lock}: cannot be written or locked ({error.strerror or error}); set "
-            f"{CACHE_VARIABLE} to a folder for pools of networks"
-        ) from error
