@@ -90,8 +90,8 @@ def test_the_learning_rate_is_chosen_on_held_out_images(
         tested.append((own.lr_img, own.hold_out, own.iterations, config.split))
         accuracy = {None: 0.3, 0.1: 0.5, 1.0: 0.7, 10.0: 0.6}[own.lr_img]
         row = {"method": own.method, "network": "convnet3", "accuracies": [accuracy]}
-        row |= {"mean": accuracy, "std": None, "training_images": 10}
-        return {"protocol": {"split": config.split}, "results": [row]}
+        row |= {"mean": accuracy, "std": None, "training_images": 10, "labels": "hard"}
+        return {"protocol": {"split": config.split, "labels": "hard"}, "results": [row]}
 
     monkeypatch.setattr(comparison, "evaluate", evaluate)
     content = compare(settings(tmp_path, iterations=10, **rates))
