@@ -112,6 +112,8 @@ def test_the_learning_rate_is_chosen_on_held_out_images(
         ({"hold_out": 0.001}, "a share of 0.001 leaves class '0'"),
         ({"split": "held-out"}, "split held-out: no image is held out"),
         ({"networks": "convnt3"}, "network: 'convnt3' is not known"),
+        ({"networks": "convnet3,convnet5"}, "size divisible by 32, got 16 px"),
+        ({"protocol": "soft"}, "protocol soft: expected a teacher, got none"),
         ({"lr_img": (1.0, -1.0)}, "lr_img: expected a number above 0, got -1.0"),
         ({"lr_scales": (1.0, 0.0)}, "lr_scales: expected a number above 0, got 0.0"),
         ({"lr_scales": (2.0,)}, "lr_scales: expected several numbers to choose among, got (2.0,)"),

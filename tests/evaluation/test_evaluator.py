@@ -199,6 +199,12 @@ def test_more_repeats_keep_what_is_there(run: Path) -> None:
     ]
 
 
+def test_a_network_that_cannot_take_the_size_is_refused_before_any_is_trained(run: Path) -> None:
+    with pytest.raises(UserError, match=r"network convnet5: .*divisible by 32, got 16 px"):
+        evaluate(run, quick(networks="convnet3,convnet5"))
+    assert not (run / "evaluation.json").exists()
+
+
 def test_another_protocol_does_not_overwrite_an_evaluation(run: Path) -> None:
     evaluate(run, quick(repeats=1))
     before = (run / "evaluation.json").read_bytes()

@@ -100,6 +100,20 @@ def test_an_evaluation_by_processes_is_that_of_one(finished: Path, tmp_path, mon
     assert results[0] == results[1] == results[2]
 
 
+def test_dropout_of_a_users_network_is_drawn_from_the_seed(tmp_path: Path) -> None:
+    name = "tests.test_networks:own"
+    runner, weights = Runner(setup_of(tmp_path), OPEN()), []
+    runner.get_trainer(name)
+    before = torch.get_rng_state()
+    for repeat in (0, 0, 1):
+        runner.run([build(Task("m3d", name, repeat))], lambda work: None)
+        last = list(runner.get_trainer(name).network.parameters())[-1]
+        weights.append(last.detach().clone())
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def children_of(process: int) -> list[int]:
     tasks = Path(f"/proc/{process}/task").glob("*/children")
     return [int(child) for file in tasks for child in file.read_text().split()]
