@@ -44,6 +44,7 @@ class Setup:
         device: where to train.
         precision: "bf16", "tf32" or "fp32".
         compiled: methods whose networks are compiled.
+        eager: networks that are not compiled, whatever the method.
         seed: of the evaluation.
         lock: a file that processes lock while they compile, so that one does it for all.
         whole_epochs: passes over the full training set; None for those of the protocol.
@@ -60,8 +61,13 @@ class Setup:
     compiled: frozenset[str]
     seed: int
     lock: Path
+    eager: frozenset[str] = frozenset()
     whole_epochs: int | None = None
     teacher: TeacherFile | None = None
+
+    def is_compiled(self, task: Task) -> bool:
+        """Whether the network of a task is compiled."""
+        return task.method in self.compiled and task.network not in self.eager
 
     def epochs_of(self, method: str) -> int:
         """Passes over the training set of a method."""
@@ -150,9 +156,9 @@ class Runner:
             report: called with the work done since the last call, in training images.
         """
         start, device = time.perf_counter(), self._setup.device
-        tasks, compiled = [job.task for job in jobs], self._setup.compiled
+        tasks = [job.task for job in jobs]
         trainers = [
-            self.get_trainer(task.network, place, compile=task.method in compiled)
+            self.get_trainer(task.network, place, compile=self._setup.is_compiled(task))
             for place, task in enumerate(tasks)
         ]
         trainings = [self._begin(t, job) for t, job in zip(trainers, jobs, strict=True)]

@@ -150,7 +150,7 @@ def test_networks_are_compiled_where_their_work_is_worth_it(
     given = {"dataset": "digits", "iterations": 1, "real_batch": 4, "device": "cpu"}
     condense(CondenseConfig(**given, out=str(tmp_path)))
     monkeypatch.setattr(hardware, "has_compiler", lambda: True)
-    monkeypatch.setattr(hardware, "COMPILE_PAYS_PIXELS", 2 * (40 * 10 + 300) * 16**2)
+    monkeypatch.setattr(hardware, "COMPILE_PAYS_TRAINING_PIXELS", 2 * (40 * 10 + 300) * 16**2)
 
     def compiled(**given) -> frozenset[str]:
         config = EvaluateConfig(device="cpu", epochs=10, repeats=1, **given)
@@ -161,3 +161,7 @@ def test_networks_are_compiled_where_their_work_is_worth_it(
     assert compiled(initial=False) == frozenset()
     assert compiled(baselines="random", compile=True) == {"random", "initial", "m3d"}
     assert compiled(compile=False) == frozenset()
+    for given in (None, True):
+        config = EvaluateConfig(device="cpu", epochs=10, networks="vit-tiny", compile=given)
+        setup = Evaluation(RunFolder(tmp_path), config, Ranks()).setup
+        assert setup.is_compiled(Task("m3d", "vit-tiny", 0)) == bool(given)

@@ -1,6 +1,7 @@
 """Teachers and soft labels: files of weights, what is stored, and what is refused."""
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,15 @@ from torchvision import models
 from m3d_fast import CondenseConfig, EvaluateConfig, condense, evaluate
 from m3d_fast.common.errors import UserError
 from m3d_fast.common.tensors import read_tensors
+from m3d_fast.distributed import Ranks
 from m3d_fast.evaluation import teacher_training
+from m3d_fast.evaluation.evaluator import Evaluation
 from m3d_fast.evaluation.results import table
+from m3d_fast.evaluation.runner import Runner
 from m3d_fast.evaluation.soft_labels import FORMAT, Look, label
 from m3d_fast.evaluation.teacher import TeacherFile, split_teacher
 from m3d_fast.networks import build_network, initialise
+from m3d_fast.run.folder import RunFolder
 from m3d_fast.synthetic import StoredImages, SyntheticSet
 
 CPU = torch.device("cpu")
@@ -183,6 +188,18 @@ def test_labels_are_stored_once_and_then_need_no_teacher(run: Path) -> None:
         evaluate(run, quick(protocol="soft", stored_labels=5))
     with pytest.raises(UserError, match="expected the teacher for those of k-center too"):
         evaluate(run, quick(**stored, baselines="k-center"))
+
+
+def test_other_processes_load_the_teacher(run: Path) -> None:
+    """What they receive names the file; stored labels come with the training sets instead."""
+    weights = save_teacher(run / "weights.pt").state_dict()
+    given = {"protocol": "soft", "teacher": f"convnet3:{run}/weights.pt"}
+    evaluation = Evaluation(RunFolder(run), quick(**given), Ranks())
+    runner = Runner(pickle.loads(pickle.dumps(evaluation.setup)), evaluation.test)
+    loaded = runner.get_trainer("convnet3")._teacher.state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in weights.items())
+    stored = Evaluation(RunFolder(run), quick(**given, stored_labels=2), Ranks())
+    assert stored.setup.teacher is None
 
 
 @pytest.mark.parametrize(
