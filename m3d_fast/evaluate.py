@@ -20,6 +20,7 @@ Train networks on a run's condensed set, its initialisation and baselines; test 
 
   python -m m3d_fast.evaluate runs/RUN
   python -m m3d_fast.evaluate runs/RUN --networks convnet3,resnet18 --baselines random,herding
+  python -m m3d_fast.evaluate runs/RUN --protocol soft --teacher resnet18:WEIGHTS.pt
   python -m m3d_fast.evaluate --set FILE.safetensors --dataset fashionmnist
 
 Results go to RUN/evaluation.json, or FILE.evaluation.json, after every network; what is already

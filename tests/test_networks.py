@@ -112,7 +112,8 @@ def test_features_do_not_depend_on_the_batch(name: str) -> None:
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+# densenet121-k12 is drawn as densenet121, in a fraction of the time
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "densenet121"])
 def test_initialisation_is_seeded_complete_and_in_place(name: str) -> None:
     size = 64 if name == "convnet6" else 32
     network = draw_network(name, 3, size, seed=1)
@@ -178,27 +179,24 @@ def test_bad_names_and_sizes_are_explained() -> None:
 BORROWED = ("densenet121", "densenet121-k12", "efficientnet-b0", "vit-tiny")
 
 
-def find_last_map(name: str, channels: int, size: int) -> tuple[int, int]:
-    """Side of the last feature map (of a transformer, patches in a row), and size of the features.
+def find_last_map(name: str, channels: int, size: int) -> int:
+    """Side of the last feature map; of a transformer, patches in a row.
 
     On the meta device, where nothing is computed.
     """
     sides = []
 
     def look(_: nn.Module, __: object, output: Tensor) -> None:
-        if output.ndim == 4:
+        if output.shape[-1] > 1:  # squeeze and excitation has maps of one pixel
             sides.append(output.shape[-1])
 
     with torch.device("meta"):
         network = build_network(name, channels, size, 7).eval()
-        layers = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
-        for layer in layers:
-            layer.register_forward_hook(look)
-        images = torch.empty(2, channels, size, size)
-        assert network(images).shape == (2, 7)
-        features = network.embed(images)
-    maps = [side for side in sides if side > 1]  # squeeze and excitation has maps of 1 pixel
-    return maps[-1], features.shape[1]
+        for layer in network.modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.register_forward_hook(look)
+        assert network(torch.empty(2, channels, size, size)).shape == (2, 7)
+    return sides[-1]
 
 
 @pytest.mark.parametrize(
@@ -212,10 +210,8 @@ def find_last_map(name: str, channels: int, size: int) -> tuple[int, int]:
     ],
 )
 def test_the_last_feature_map_keeps_several_pixels(name: str, expected: dict[int, int]) -> None:
-    features = {"resnet10": 512, "densenet121": 1024, "densenet121-k12": 384, "vit-tiny": 192}
     for size, side in expected.items():
-        channels = 1 if size in (28, 64) else 3
-        assert find_last_map(name, channels, size) == (side, features.get(name, 1280))
+        assert find_last_map(name, 1 if size in (28, 64) else 3, size) == side
 
 
 @pytest.mark.parametrize(
@@ -245,7 +241,7 @@ def test_a_size_that_a_network_cannot_take_is_one_sentence(name, size, message) 
         build_network(name, 3, size, 10)
 
 
-@pytest.mark.parametrize("name", ["resnet10", *BORROWED])
+@pytest.mark.parametrize("name", ["resnet10", *BORROWED[1:]])
 def test_a_batch_of_one_image_trains(name: str) -> None:
     """The last of an epoch may be one: batch norms need several pixels then."""
     network = draw_network(name, 1, 16, classes=3).train()
@@ -254,11 +250,16 @@ def test_a_batch_of_one_image_trains(name: str) -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
 
 
-def test_features_are_what_the_last_linear_layer_receives() -> None:
-    network = draw_network("efficientnet-b0", 1, 16).eval()
-    images, head = torch.rand(2, 1, 16, 16), network.network.classifier[1]
+@pytest.mark.parametrize(("name", "count"), list(zip(BORROWED[1:], (384, 1280, 192), strict=True)))
+def test_features_are_what_the_last_linear_layer_receives(name: str, count: int) -> None:
+    network = draw_network(name, 1, 16).eval()
+    head = [layer for layer in network.modules() if isinstance(layer, nn.Linear)][-1]
+    images = torch.rand(2, 1, 16, 16)
     with torch.no_grad():
-        torch.testing.assert_close(head(network.embed(images)), network(images))
+        head.weight.normal_()  # that of a transformer is 0 when it is drawn
+        features = network.embed(images)
+        assert features.shape == (2, count)
+        torch.testing.assert_close(head(features), network(images))
 
 
 def own(channels: int, size: int, num_classes: int) -> nn.Module:
