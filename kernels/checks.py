@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .arguments import OpArguments
-from .kernel_functions import Gaussian, Kernel, Linear, Polynomial
+from .combinations import check_kernel as check_kernel
 
 Estimator = Literal["biased", "unbiased"]
 Precision = Literal["highest", "high", "medium"]
@@ -40,12 +40,6 @@ def _may_mix(x: Tensor, y: Tensor) -> bool:
     return torch.is_autocast_enabled(x.device.type) and torch.float64 not in (x.dtype, y.dtype)
 
 
-def check_kernel(kernel: Kernel) -> None:
-    """Refuse anything but an instance of a kernel function, such as its class."""
-    if not isinstance(kernel, Gaussian | Polynomial | Linear):
-        raise TypeError(f"kernel: expected Gaussian, Polynomial or Linear, got {kernel!r}")
-
-
 def check_choice(label: str, given: object, choices: Any) -> None:
     """Refuse a value that ``choices``, a Literal type, does not contain."""
     allowed = get_args(choices)
@@ -73,6 +67,45 @@ def check_lengths(label: str, lengths: Tensor | None, points: Tensor) -> None:
         given = lengths.dtype if isinstance(lengths, Tensor) else type(lengths).__name__
         raise TypeError(f"{label}: expected an int32 or int64 tensor, got {given}")
     _check_batch(label, lengths, points)
+
+
+def check_weights(label: str, weights: Tensor | None, points: Tensor, unbiased: bool) -> None:
+    """Refuse weights that are not one number per row, or that no distribution has.
+
+    Values are checked on the CPU only, where reading them does not stall.
+    """
+    if weights is None:
+        return
+    if not isinstance(weights, Tensor) or not weights.is_floating_point():
+        given = weights.dtype if isinstance(weights, Tensor) else type(weights).__name__
+        raise TypeError(f"{label}: expected a floating-point tensor, got {given}")
+    if weights.shape != points.shape[:-1]:
+        raise ValueError(
+            f"{label}: expected one number per row, {tuple(points.shape[:-1])},"
+            f" got {tuple(weights.shape)}"
+        )
+    if weights.device != points.device:
+        raise ValueError(f"{label}: expected device {points.device}, got {weights.device}")
+    if weights.requires_grad:
+        raise ValueError(
+            f"{label}: expected a tensor without requires_grad, got one with it;"
+            " no gradient flows to the weights, so pass them detached"
+        )
+    if weights.device.type == "cpu" and not torch.compiler.is_compiling():
+        _check_weight_values(label, weights, unbiased)
+
+
+def _check_weight_values(label: str, weights: Tensor, unbiased: bool) -> None:
+    if torch._C._functorch.is_functorch_wrapped_tensor(weights) or not weights.numel():
+        return
+    if not weights.isfinite().all() or (weights < 0).any():
+        wrong = weights[~(weights.isfinite() & (weights >= 0))][0].item()
+        raise ValueError(f"{label}: expected finite numbers of at least 0, got {wrong}")
+    positive = int((weights > 0).sum(-1).min())
+    if positive == 0:
+        raise ValueError(f"{label}: expected a positive number for at least one row, got zeros")
+    if unbiased and positive < 2:
+        raise ValueError(f"{label}: the unbiased estimator needs 2 rows of positive weight, got 1")
 
 
 def check_bandwidth(bandwidth: Tensor | None, points: Tensor) -> None:

@@ -1,6 +1,6 @@
 """The public functions, which check their arguments and call the op."""
 
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,10 @@ from torch import Tensor, nn
 from . import checks, ops, reference
 from .arguments import OpArguments
 from .checks import Estimator, Precision, Reduction, WithRespectTo
-from .kernel_functions import M3D_KERNEL, Kernel
+from .combinations import OWN_PATH, Kernel
+from .general import dense, expression, op, tiled
+from .general.op import WeightedArguments
+from .kernel_functions import M3D_KERNEL
 
 
 def mmd2(
@@ -20,6 +23,8 @@ def mmd2(
     precision: Precision | None = None,
     x_lengths: Tensor | None = None,
     y_lengths: Tensor | None = None,
+    x_weights: Tensor | None = None,
+    y_weights: Tensor | None = None,
 ) -> Tensor:
     """Squared maximum mean discrepancy of two samples, per batch element.
 
@@ -33,7 +38,9 @@ def mmd2(
             float64. Its gradient has the dtype of ``x``.
         y: the other sample, ``(..., M, D)``, with the batch dimensions, dtype and device of ``x``
             (under autocast the dtypes may differ).
-        kernel: ``Gaussian``, ``Polynomial`` or ``Linear``.
+        kernel: ``Gaussian``, ``Polynomial`` or ``Linear``, which have kernels of their own, or
+            ``Laplacian``, ``RationalQuadratic``, ``Energy``, ``Sum``, ``Product`` or ``Features``,
+            computed tile by tile in plain torch.
         estimator: "biased" averages over all pairs within a sample (V-statistic), "unbiased" over
             the pairs of distinct rows (U-statistic, which may be negative).
         precision: the lowest acceptable: "highest" is that of float32, "high" about 1e-5,
@@ -42,6 +49,12 @@ def mmd2(
         x_lengths: number of rows that count in each batch element, integer ``(...)``; the others
             are ignored, whatever their values, and their gradient is zero.
         y_lengths: the same for ``y``.
+        x_weights: weights of the rows instead of equal ones, floating ``(..., N)``, not negative,
+            with any positive sum; rows of weight zero are ignored and have a zero gradient. The
+            unbiased estimator then divides by the weight of the pairs of distinct rows, and the
+            "mean" bandwidth is that of all rows of positive weight. No gradient flows to them.
+            Computed tile by tile in plain torch.
+        y_weights: the same for ``y``.
 
     Returns:
         ``(...)``, in the units of the kernel: float32, or float64 for float64 input. NaN and
@@ -54,7 +67,21 @@ def mmd2(
         NotImplementedError: for a second or a forward-mode derivative.
     """
     arguments = _check_arguments(x, y, kernel, estimator, precision, x_lengths, y_lengths)
-    return ops.compute_value(arguments)
+    if arguments is not None and x_weights is None and y_weights is None:
+        return ops.compute_value(arguments)
+    unbiased = estimator == "unbiased"
+    checks.check_weights("x_weights", x_weights, x, unbiased)
+    checks.check_weights("y_weights", y_weights, y, unbiased)
+    return op.compute_value(
+        _encode_weighted(
+            x,
+            y,
+            _weigh_rows(x, x_weights, x_lengths),
+            _weigh_rows(y, y_weights, y_lengths),
+            kernel,
+            unbiased,
+        )
+    )
 
 
 @overload
@@ -69,6 +96,8 @@ def mmd2_and_grad(
     precision: Precision | None = ...,
     x_lengths: Tensor | None = ...,
     y_lengths: Tensor | None = ...,
+    x_weights: Tensor | None = ...,
+    y_weights: Tensor | None = ...,
 ) -> tuple[Tensor | None, Tensor]: ...
 
 
@@ -84,6 +113,8 @@ def mmd2_and_grad(
     precision: Precision | None = ...,
     x_lengths: Tensor | None = ...,
     y_lengths: Tensor | None = ...,
+    x_weights: Tensor | None = ...,
+    y_weights: Tensor | None = ...,
 ) -> tuple[Tensor | None, tuple[Tensor, Tensor]]: ...
 
 
@@ -98,6 +129,8 @@ def mmd2_and_grad(
     precision: Precision | None = None,
     x_lengths: Tensor | None = None,
     y_lengths: Tensor | None = None,
+    x_weights: Tensor | None = None,
+    y_weights: Tensor | None = None,
 ) -> tuple[Tensor | None, Tensor | tuple[Tensor, Tensor]]:
     """MMD^2 and its gradient in one pass, without autograd.
 
@@ -115,6 +148,19 @@ def mmd2_and_grad(
     """
     checks.check_choice("wrt", wrt, WithRespectTo)
     arguments = _check_arguments(x, y, kernel, estimator, precision, x_lengths, y_lengths)
+    if arguments is None or x_weights is not None or y_weights is not None:
+        return _differentiate(
+            x,
+            y,
+            kernel,
+            wrt,
+            value,
+            estimator=estimator,
+            x_lengths=x_lengths,
+            y_lengths=y_lengths,
+            x_weights=x_weights,
+            y_weights=y_weights,
+        )
     arguments = arguments._replace(value=value, grad_x=wrt != "y", grad_y=wrt != "x")
     with torch.no_grad():
         result, grad_x, grad_y = ops.mmd2(*arguments)
@@ -127,7 +173,7 @@ class MMDLoss(nn.Module):
     """``mmd2`` as a module; see there for shapes and errors.
 
     Args:
-        kernel: ``Gaussian``, ``Polynomial`` or ``Linear``; None means ``Gaussian()``. A
+        kernel: as in ``mmd2``; None means ``Gaussian()``. A
             bandwidth tensor in it stays on its device when the module moves.
         estimator: "biased" or "unbiased".
         reduction: over the batch dimensions: "mean", "sum" or "none".
@@ -159,6 +205,8 @@ class MMDLoss(nn.Module):
         y: Tensor,
         x_lengths: Tensor | None = None,
         y_lengths: Tensor | None = None,
+        x_weights: Tensor | None = None,
+        y_weights: Tensor | None = None,
     ) -> Tensor:
         """The loss between ``x`` (..., N, D) and ``y`` (..., M, D), reduced over the batch."""
         value = mmd2(
@@ -169,6 +217,8 @@ class MMDLoss(nn.Module):
             precision=self.precision,
             x_lengths=x_lengths,
             y_lengths=y_lengths,
+            x_weights=x_weights,
+            y_weights=y_weights,
         )
         if self.reduction == "none":
             return value
@@ -188,17 +238,58 @@ def gram(x: Tensor, y: Tensor, kernel: Kernel) -> Tensor:
     Args:
         x: ``(..., N, D)``, any floating dtype; computed in float32, or in float64 for float64.
         y: ``(..., M, D)``, with the batch dimensions, dtype and device of ``x``.
-        kernel: ``Gaussian``, ``Polynomial`` or ``Linear``.
+        kernel: as in ``mmd2``.
 
     Raises:
         TypeError, ValueError: as in ``mmd2``, but an invalid value in a bandwidth tensor gives NaN.
     """
     checks.check_samples(x, y)
     checks.check_kernel(kernel)
+    if not isinstance(kernel, OWN_PATH):
+        with torch.autocast(x.device.type, enabled=False):
+            return dense.gram(x, y, kernel)
     name, parameters, bandwidth = kernel.encode(x.shape[-1])
     checks.check_bandwidth(bandwidth, x)
     with torch.autocast(x.device.type, enabled=False):
         return reference.gram(x, y, name, parameters, bandwidth)
+
+
+def _weigh_rows(points: Tensor, weights: Tensor | None, lengths: Tensor | None) -> Tensor | None:
+    """Weights as the op takes them, (..., 1, n) with the sum 1; None if all rows weigh the same."""
+    if weights is None and lengths is None:
+        return None
+    dtype = reference.accumulator_dtype(points.dtype)
+    if weights is None:
+        weights = points.new_ones(points.shape[:-1], dtype=dtype)
+    weights = weights.to(dtype)
+    if lengths is not None:
+        counts = torch.arange(points.shape[-2], device=points.device) < lengths[..., None]
+        weights = weights.masked_fill(~counts, 0)
+    return tiled.normalise(weights)[..., None, :]
+
+
+def _encode_weighted(
+    x: Tensor,
+    y: Tensor,
+    x_weights: Tensor | None,
+    y_weights: Tensor | None,
+    kernel: Kernel,
+    unbiased: bool,
+) -> WeightedArguments:
+    encoded, x, y = expression.encode(kernel, x, y)
+    return WeightedArguments(x, y, x_weights, y_weights, *encoded, unbiased)
+
+
+def _differentiate(
+    x: Tensor, y: Tensor, kernel: Kernel, wrt: WithRespectTo, value: bool, **options: Any
+) -> tuple[Tensor | None, Tensor | tuple[Tensor, Tensor]]:
+    """Value and gradient of the weighted op, through the features that a kernel selects."""
+    with torch.enable_grad():
+        x, y = x.detach().requires_grad_(wrt != "y"), y.detach().requires_grad_(wrt != "x")
+        result = mmd2(x, y, kernel, **options)
+        gradients = torch.autograd.grad(result.sum(), [one for one in (x, y) if one.requires_grad])
+    gradient = (gradients[0], gradients[1]) if wrt == "both" else gradients[0]
+    return result.detach() if value else None, gradient
 
 
 def _check_arguments(
@@ -209,8 +300,11 @@ def _check_arguments(
     precision: Precision | None,
     x_lengths: Tensor | None,
     y_lengths: Tensor | None,
-) -> OpArguments:
-    """Check what the caller passed, and encode it for the op, which computes the value alone."""
+) -> OpArguments | None:
+    """Check what the caller passed, and encode it for the op, which computes the value alone.
+
+    None if the kernel is one that the op does not have.
+    """
     checks.check_samples(x, y)
     checks.check_kernel(kernel)
     checks.check_choice("estimator", estimator, Estimator)
@@ -219,6 +313,8 @@ def _check_arguments(
     checks.check_lengths("y_lengths", y_lengths, y)
     checks.check_rows("x", x, estimator)
     checks.check_rows("y", y, estimator)
+    if not isinstance(kernel, OWN_PATH):
+        return None
     name, parameters, bandwidth = kernel.encode(x.shape[-1])
     checks.check_bandwidth(bandwidth, x)
     unbiased = estimator == "unbiased"

@@ -25,6 +25,12 @@ def _check_positive(name: str, given: object) -> None:
         raise ValueError(f"{name}: expected a positive finite number, got {given}")
 
 
+def _check_float(name: str, given: object) -> None:
+    if isinstance(given, Tensor):
+        raise TypeError(f"{name}: expected a float, got a tensor")
+    _check_positive(name, given)
+
+
 def _check_bandwidth_tensor(name: str, given: Tensor) -> None:
     if not given.is_floating_point():
         raise TypeError(f"{name}: expected a floating-point tensor, got {given.dtype}")
@@ -147,5 +153,90 @@ class Linear:
         return Encoded("linear", [], None)
 
 
-Kernel = Gaussian | Polynomial | Linear
+@dataclass(frozen=True)
+class Laplacian:
+    """``k(a, b) = exp(-|a - b| / bandwidth)``, with the Euclidean distance.
+
+    It has no gradient where ``a = b``; zero is used there, the middle of its directions.
+
+    Args:
+        bandwidth: positive, in units of distance.
+
+    Raises:
+        TypeError, ValueError: if it is invalid.
+    """
+
+    bandwidth: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_float("bandwidth", self.bandwidth)
+
+    def encode(self, dimensions: int) -> Encoded:
+        """Encode for the op."""
+        return Encoded("laplacian", [float(self.bandwidth)], None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RationalQuadratic:
+    """The sum of ``(1 + |a - b|^2 / (alpha * bandwidth))^-alpha`` over alpha in alphas.
+
+    Each tends to ``exp(-|a - b|^2 / bandwidth)`` for a large alpha (Rasmussen and Williams 2006,
+    eq. 4.19). The defaults are the mixture of MMD-GAN (Binkowski et al. 2018, arXiv 1801.01401).
+
+    Args:
+        bandwidth: positive, in units of squared distance.
+        alphas: positive; a small one gives a heavy tail.
+
+    Raises:
+        TypeError, ValueError: if an argument is invalid.
+    """
+
+    bandwidth: float = 2.0
+    alphas: Sequence[float] = (0.2, 0.5, 1.0, 2.0, 5.0)
+
+    def __post_init__(self) -> None:
+        _check_float("bandwidth", self.bandwidth)
+        alphas = tuple(self.alphas)
+        if not alphas:
+            raise ValueError("alphas: expected at least one number, got none")
+        for alpha in alphas:
+            _check_float("alphas", alpha)
+        object.__setattr__(self, "alphas", alphas)
+
+    def encode(self, dimensions: int) -> Encoded:
+        """Encode for the op."""
+        return Encoded(
+            "rational_quadratic", [float(self.bandwidth), *map(float, self.alphas)], None
+        )
+
+
+@dataclass(frozen=True)
+class Energy:
+    """``k(a, b) = -|a - b|^exponent``: MMD^2 is then the energy distance.
+
+    ``2 E|x - y| - E|x - x'| - E|y - y'|`` for exponent 1 (Szekely and Rizzo 2013; Sejdinovic et al.
+    2013 for the kernel). Where ``a = b`` its gradient is taken as zero.
+
+    Args:
+        exponent: at least 1 and below 2.
+
+    Raises:
+        TypeError, ValueError: if it is invalid.
+    """
+
+    exponent: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_float("exponent", self.exponent)
+        if not 1 <= self.exponent < 2:
+            raise ValueError(
+                f"exponent: expected at least 1 (below, the gradient has no bound near coincident"
+                f" points) and less than 2, got {self.exponent}"
+            )
+
+    def encode(self, dimensions: int) -> Encoded:
+        """Encode for the op."""
+        return Encoded("energy", [float(self.exponent)], None)
+
+
 M3D_KERNEL = Gaussian()

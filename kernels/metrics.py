@@ -5,8 +5,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .combinations import Kernel
 from .functional import mmd2
-from .kernel_functions import Gaussian, Kernel, Polynomial
+from .kernel_functions import Gaussian, Polynomial
 
 SUBSETS_PER_CALL = 16  # of KID on a GPU: 256 MB of features at 1000 x 2048
 

@@ -9,7 +9,8 @@ computed once, and count nothing else.
 from dataclasses import dataclass
 
 from m3d_fast.kernels import Gaussian, Polynomial
-from m3d_fast.kernels.kernel_functions import M3D_KERNEL, Kernel
+from m3d_fast.kernels.combinations import Kernel
+from m3d_fast.kernels.kernel_functions import M3D_KERNEL
 from m3d_fast.kernels.triton.families import choose_input_precision
 
 BYTES_PER_SECOND = 3.0e12

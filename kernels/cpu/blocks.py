@@ -97,7 +97,7 @@ def centre(x: BlockedSample, y: BlockedSample, workspace: Tensor | None = None) 
         The mean squared distance over pairs of distinct rows of both, (c, 1, 1); 1 if it is zero.
     """
     c, n = x.points.shape[:2]
-    anchor = x.points[:, :1].to(accumulator_dtype(x.points.dtype))
+    anchor = _first_row(x).to(accumulator_dtype(x.points.dtype))
     squares = anchor.new_empty(c, n + y.points.shape[1])
     x.anchor = y.anchor = anchor
     x.squares, y.squares = squares[:, :n], squares[:, n:]
@@ -116,6 +116,14 @@ def centre(x: BlockedSample, y: BlockedSample, workspace: Tensor | None = None) 
     bandwidth = (2 * spread / (count - 1)).to(anchor.dtype)
     # zero only if all rows are equal: every distance is then zero, whatever divides it
     return bandwidth.masked_fill(bandwidth == 0, 1)
+
+
+def _first_row(sample: BlockedSample) -> Tensor:
+    """The first row that counts, (c, 1, D)."""
+    if sample.mask is None:
+        return sample.points[:, :1]
+    first = sample.mask.to(torch.uint8).argmax(1, keepdim=True)
+    return sample.points.gather(1, first.expand(-1, -1, sample.points.shape[-1]))
 
 
 def _sum_squares(sample: BlockedSample) -> Tensor:

@@ -11,7 +11,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from m3d_fast.kernels import Gaussian, Kernel, Polynomial
+from m3d_fast.kernels import (
+    Energy,
+    Features,
+    Gaussian,
+    Kernel,
+    Laplacian,
+    Polynomial,
+    Product,
+    RationalQuadratic,
+    Sum,
+)
 
 VALUE_TOLERANCE = 5e-6  # absolute, for k(0) = 5
 GRADIENT_TOLERANCE = 2e-6  # of the norm of the gradient
@@ -97,6 +107,51 @@ def by_definition(
     value = torch.stack(values)
     grad_x, grad_y = torch.autograd.grad(value.sum(), (x, y))
     return Exact(value.detach().reshape(batch), grad_x, grad_y)
+
+
+def stacked_gram(z: Tensor, kernel: Kernel, rows: Tensor | None = None) -> Tensor:
+    """k(z_i, z_j) of stacked samples (n, D), float64; ``rows`` count for the mean bandwidth."""
+    z = z.double()
+    if isinstance(kernel, Features):
+        z = z if kernel.columns is None else z[:, slice(*kernel.columns)]
+        z = z if kernel.bandwidth is None else z / kernel.bandwidth
+        return stacked_gram(z, kernel.kernel, rows)
+    if isinstance(kernel, Sum | Product):
+        matrices = torch.stack([stacked_gram(z, part, rows) for part in kernel.kernels])
+        return matrices.sum(0) if isinstance(kernel, Sum) else matrices.prod(0)
+    squared = _pair_distances(z, z)
+    # autograd's root of zero is not finite
+    distance = torch.where(squared > 0, squared.clamp_min(1e-300).sqrt(), 0.0)
+    if isinstance(kernel, Laplacian):
+        return torch.exp(-distance / kernel.bandwidth)
+    if isinstance(kernel, Energy):
+        return -(distance**kernel.exponent)
+    if isinstance(kernel, RationalQuadratic):
+        powers = [(1 + squared / (a * kernel.bandwidth)) ** -a for a in kernel.alphas]
+        return torch.stack(powers).sum(0)
+    if isinstance(kernel, Gaussian):
+        counted = z if rows is None else z[rows]
+        return _kernel_matrix(kernel, z, z, _bandwidth(kernel, counted[:1], counted[1:], 0))
+    return _kernel_matrix(kernel, z, z, None)
+
+
+def weighted_by_definition(
+    x: Tensor, y: Tensor, kernel: Kernel, unbiased: bool, u: Tensor, v: Tensor
+) -> Exact:
+    """MMD^2 of (N, D) and (M, D) with weights (N,) and (M,), and its gradients, float64."""
+    x, y = (side.detach().double().requires_grad_() for side in (x, y))
+    u, v = u.double() / u.double().sum(), v.double() / v.double().sum()
+    matrix = stacked_gram(torch.cat([x, y]), kernel, torch.cat([u, v]) > 0)
+    n = len(x)
+
+    def within(k: Tensor, w: Tensor) -> Tensor:
+        pairs = torch.outer(w, w)
+        if unbiased:
+            pairs = pairs - pairs.diag().diag()
+        return (k * pairs).sum() / pairs.sum()
+
+    value = within(matrix[:n, :n], u) + within(matrix[n:, n:], v) - 2 * u @ matrix[:n, n:] @ v
+    return Exact(value.detach(), *torch.autograd.grad(value, (x, y)))
 
 
 def _elements(points: Tensor) -> Tensor:

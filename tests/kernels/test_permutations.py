@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from m3d_fast.kernels import permutation_test, two_sample
+from m3d_fast.kernels import permutation_test
+from m3d_fast.kernels.two_sample import permutation as two_sample
 
 
 def test_rows_chosen_at_once_are_as_many_and_as_likely_everywhere(generator):
@@ -36,7 +37,7 @@ def test_a_gpu_draws_in_parts_without_a_loop_over_permutations(keys, monkeypatch
     monkeypatch.setattr(
         two_sample, "_choose_rows", lambda members, n, generator: parts.append(members.shape)
     )
-    members = two_sample._draw_members(30, 10, 7, torch.device("meta"), None)
+    members = two_sample.draw_members(30, 10, 7, torch.device("meta"), None)
     assert members.shape == (8, 40)
     assert sum(rows for rows, _ in parts) == 7
     assert max(rows for rows, _ in parts) == min(7, max(1, keys // 40))
@@ -44,7 +45,7 @@ def test_a_gpu_draws_in_parts_without_a_loop_over_permutations(keys, monkeypatch
 
 def test_a_generator_on_the_cpu_draws_there_whatever_the_device_of_the_samples():
     generator = torch.Generator().manual_seed(1)
-    members = two_sample._draw_members(6, 5, 4, torch.device("meta"), generator)
+    members = two_sample.draw_members(6, 5, 4, torch.device("meta"), generator)
     generator.manual_seed(1)
     orders = [torch.randperm(11, generator=generator)[:6] for _ in range(4)]
     for row, order in zip(members[1:], orders, strict=True):

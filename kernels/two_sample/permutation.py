@@ -1,16 +1,19 @@
 """A permutation test of whether two samples come from one distribution."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from . import checks, ops
-from .arguments import OpArguments
-from .cpu import blocks, tiles
-from .kernel_functions import M3D_KERNEL, Kernel
-from .precision import full_float32
-from .reference import Rule, accumulator_dtype, prepare_bandwidth
+from .. import checks, ops
+from ..arguments import OpArguments
+from ..combinations import OWN_PATH, Kernel
+from ..cpu import blocks, tiles
+from ..kernel_functions import M3D_KERNEL
+from ..precision import full_float32
+from ..reference import Rule, accumulator_dtype, prepare_bandwidth
+from .pair_sums import PairSums, sum_pairs
 
 SORTED_KEYS = 2**24  # drawn at a time on a GPU: 0.5 GB with their order and what sorting needs
 
@@ -43,8 +46,7 @@ def permutation_test(
     Args:
         x: ``(N, D)``, any floating dtype.
         y: ``(M, D)``, same dtype and device.
-        kernel: ``Gaussian`` (with one mean bandwidth for all permutations), ``Polynomial`` or
-            ``Linear``.
+        kernel: as in ``mmd2``; a mean bandwidth is one for all permutations.
         permutations: number of random permutations.
         generator: draws them, on its own device; None means torch's default generator of the
             device of the samples. One on the CPU draws the same permutations for samples anywhere.
@@ -56,16 +58,10 @@ def permutation_test(
     Raises:
         TypeError, ValueError: for invalid arguments, with what was expected and given.
     """
-    checks.check_samples(x, y)
-    checks.check_kernel(kernel)
-    if x.ndim != 2:
-        raise ValueError(f"x, y: expected (N, D) and (M, D), got {tuple(x.shape)}")
-    if isinstance(permutations, bool) or not isinstance(permutations, int):
-        raise TypeError(f"permutations: expected an int, got {permutations!r}")
-    if permutations < 1:
-        raise ValueError(f"permutations: expected at least 1, got {permutations}")
+    check_test(x, y, [kernel])
+    check_count("permutations", permutations)
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-        members = _draw_members(len(x), len(y), permutations, x.device, generator).to(x.device)
+        members = draw_members(len(x), len(y), permutations, x.device, generator).to(x.device)
         values = _compute_permuted_mmd2(x, y, members, kernel)
         statistic, null = values[0], values[1:]
         # one split of the rows may be drawn again, and be summed in another order
@@ -76,7 +72,24 @@ def permutation_test(
     return PermutationTest(statistic.to(dtype), p_value, null.to(dtype))
 
 
-def _draw_members(
+def check_test(x: Tensor, y: Tensor, kernels: Sequence[Kernel]) -> None:
+    """Refuse samples with batch dimensions, and what is not a kernel."""
+    checks.check_samples(x, y)
+    for kernel in kernels:
+        checks.check_kernel(kernel)
+    if x.ndim != 2:
+        raise ValueError(f"x, y: expected (N, D) and (M, D), got {tuple(x.shape)}")
+
+
+def check_count(label: str, given: int, least: int = 1) -> None:
+    """Refuse anything but an integer of at least ``least``."""
+    if isinstance(given, bool) or not isinstance(given, int):
+        raise TypeError(f"{label}: expected an int, got {given!r}")
+    if given < least:
+        raise ValueError(f"{label}: expected at least {least}, got {given}")
+
+
+def draw_members(
     n: int, m: int, permutations: int, device: torch.device, generator: torch.Generator | None
 ) -> Tensor:
     """Draw the rows of the first sample, (1 + permutations, n + m), bool; [0] are those of x.
@@ -107,6 +120,11 @@ def _choose_rows(members: Tensor, n: int, generator: torch.Generator | None) -> 
 
 def _compute_permuted_mmd2(x: Tensor, y: Tensor, members: Tensor, kernel: Kernel) -> Tensor:
     """Compute MMD^2 of every permutation, (B,) float64, with Triton where it serves."""
+    if not isinstance(kernel, OWN_PATH):
+        n, m = len(x), len(y)
+        with full_float32(x.device):
+            (sums,) = sum_pairs(members if n <= m else ~members, x, y, [kernel])
+        return sums.mmd2(min(n, m), max(n, m))
     name, parameters, bandwidth = kernel.encode(x.shape[-1])
     checks.check_bandwidth(bandwidth, x)
     arguments = OpArguments(x, y, bandwidth, None, None, name, parameters, False, None)
@@ -141,7 +159,7 @@ def permuted_mmd2(members: Tensor, arguments: OpArguments) -> Tensor:
     n, m = len(x), len(y)
     # sums over pairs of the other sample cancel, so the smaller sample is the one indicated
     indicators = members if n <= m else ~members
-    sums = _PairSums(indicators)
+    sums = PairSums(indicators)
     for tile in tiles.iterate_tiles(samples, [False, False], value=True):
         k, _ = tiles.evaluate_kernel(tile, rule, width, value=True, slope=False)
         assert k is not None
@@ -158,36 +176,3 @@ def _stacked_rows(
     offset = 0 if sample is samples[0] else samples[0].points.shape[1]
     rows = sample.bounds[i]
     return slice(rows.start + offset, rows.stop + offset)
-
-
-class _PairSums:
-    """Sums of k over pairs of rows: within the indicated sample, touching it, and over all pairs.
-
-    ``indicators``, (B, N + M) bool, are the rows of the indicated sample in each permutation.
-    """
-
-    def __init__(self, indicators: Tensor) -> None:
-        self.indicators = indicators
-        self.within, self.touching = indicators.new_zeros(2, len(indicators), dtype=torch.float64)
-        self.everything = indicators.new_zeros((), dtype=torch.float64)
-
-    def add(self, k: Tensor, a: slice, b: slice) -> None:
-        """Add a tile, and its mirror image unless it is on the diagonal."""
-        twice = 1 if a == b else 2
-        in_a, in_b = (self.indicators[:, rows].T.to(k.dtype) for rows in (a, b))
-        self.within += twice * (in_a * (k @ in_b)).sum(0, dtype=torch.float64)
-        row_sums = k.sum(1, dtype=torch.float64)
-        self.everything += twice * row_sums.sum()
-        self.touching += in_a.double().T @ row_sums
-        if twice == 2:
-            self.touching += in_b.double().T @ k.sum(0, dtype=torch.float64)
-
-    def mmd2(self, indicated: int, others: int) -> Tensor:
-        """MMD^2 (biased) of each permutation, given the rows of the two samples."""
-        within_others = self.everything - 2 * self.touching + self.within
-        between = self.touching - self.within
-        return (
-            self.within / indicated**2
-            + within_others / others**2
-            - 2 * between / (indicated * others)
-        )
