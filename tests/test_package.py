@@ -19,7 +19,8 @@ for module in pkgutil.walk_packages(m3d_fast.__path__, "m3d_fast."):
     try:
         importlib.import_module(module.name)
     except ModuleNotFoundError as missing:
-        if missing.name not in ("ffcv", "numba", "triton"):  # extras that this machine may lack
+        # extras that this machine may lack
+        if missing.name not in ("ffcv", "numba", "torchmetrics", "triton"):
             raise
     print(module.name)
 for package in (m3d_fast, m3d_fast.kernels, m3d_fast.loaders):

@@ -1,0 +1,9 @@
+"""Fixtures for tests of the adapters."""
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
