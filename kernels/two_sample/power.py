@@ -10,6 +10,7 @@ from ..reference import accumulator_dtype
 from .permutation import check_count, check_test
 
 REGULARISER = 1e-8  # added to the variance, as in the code of Liu et al. 2020
+FACTORS = [2.0**power for power in range(-5, 3)]  # of the first bandwidth, from which to ascend
 UNIT_GAUSSIAN = Gaussian(sigma=1.0, scales=(1.0,))
 
 
@@ -69,7 +70,8 @@ def optimise_bandwidth(
         learning_rate: of Adam.
 
     Returns:
-        ``Features(kernel, bandwidth=...)``, from the root of half the mean squared distance on.
+        ``Features(kernel, bandwidth=...)``. The ascent starts from the best of eight multiples of
+        the root of half the mean squared distance.
 
     Raises:
         TypeError, ValueError: for invalid arguments, with what was expected and given.
@@ -82,6 +84,9 @@ def optimise_bandwidth(
     start = z.var(0).sum().sqrt()
     if not start > 0:
         raise ValueError("x, y: expected rows that differ, to choose a bandwidth")
+    # the criterion has several maxima: one for the shape of clusters, one for their places
+    powers = [_compute_power(x, y, kernel, start * factor) for factor in FACTORS]
+    start = start * FACTORS[powers.index(max(powers))]
     logarithm = start.log().expand(z.shape[-1] if per_feature else ()).clone().requires_grad_()
     optimiser = torch.optim.Adam([logarithm], lr=learning_rate)
     best, best_power = logarithm.detach().exp(), -torch.inf
@@ -94,3 +99,8 @@ def optimise_bandwidth(
             (-power).backward()
             optimiser.step()
     return Features(kernel, bandwidth=best)
+
+
+def _compute_power(x: Tensor, y: Tensor, kernel: Kernel, bandwidth: Tensor) -> float:
+    with torch.no_grad():
+        return power_criterion(x, y, Features(kernel, bandwidth=bandwidth)).item()

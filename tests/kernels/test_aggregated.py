@@ -152,13 +152,13 @@ def test_many_bandwidths_and_the_best_one_find_what_the_mean_one_misses():
     found = {"mean": 0, "fuse": 0, "optimised": 0}
     options = {"permutations": 59, "generator": generator}
     for _ in range(10):
-        x, y = draw_blobs(160, generator)
-        kernel = optimise_bandwidth(*draw_blobs(160, generator), steps=30, learning_rate=0.1)
+        x, y = draw_blobs(240, generator)
+        kernel = optimise_bandwidth(*draw_blobs(240, generator), steps=30, learning_rate=0.1)
         found["mean"] += permutation_test(x, y, Gaussian(scales=(1.0,)), **options).p_value <= 0.05
         found["fuse"] += aggregated_test(x, y, **options).p_value <= 0.05
         found["optimised"] += permutation_test(x, y, kernel, **options).p_value <= 0.05
-    assert found["mean"] <= 3
-    assert found["fuse"] >= 8
+    assert found["mean"] <= 2
+    assert found["fuse"] >= 7
     assert found["optimised"] >= 8
 
 
@@ -188,7 +188,7 @@ def test_power_criterion_and_its_gradient(samples):
 
 
 def test_best_bandwidth_per_feature_ignores_features_that_do_not_differ(generator):
-    x, y = torch.randn(2, 100, 3, generator=generator)
+    x, y = torch.randn(2, 300, 3, generator=generator)
     y[:, 0] += 1
     kernel = optimise_bandwidth(x, y, per_feature=True, steps=40, learning_rate=0.1)
     first, *others = kernel.bandwidth.tolist()
