@@ -1,6 +1,6 @@
 """Checks of what a caller passes; errors name the argument, what was expected and given."""
 
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -12,6 +12,11 @@ Estimator = Literal["biased", "unbiased"]
 Precision = Literal["highest", "high", "medium"]
 Reduction = Literal["mean", "sum", "none"]
 WithRespectTo = Literal["x", "y", "both"]
+# torch 2.5 cannot compile get_args
+ESTIMATORS: tuple[str, ...] = get_args(Estimator)
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+REDUCTIONS: tuple[str, ...] = get_args(Reduction)
+SIDES: tuple[str, ...] = get_args(WithRespectTo)
 
 
 def check_samples(x: Tensor, y: Tensor) -> None:
@@ -40,17 +45,16 @@ def _may_mix(x: Tensor, y: Tensor) -> bool:
     return torch.is_autocast_enabled(x.device.type) and torch.float64 not in (x.dtype, y.dtype)
 
 
-def check_choice(label: str, given: object, choices: Any) -> None:
-    """Refuse a value that ``choices``, a Literal type, does not contain."""
-    allowed = get_args(choices)
-    if given not in allowed:
-        raise ValueError(f"{label}: expected one of {', '.join(map(repr, allowed))}, got {given!r}")
+def check_choice(label: str, given: object, choices: tuple[str, ...]) -> None:
+    """Refuse a value that ``choices`` does not contain."""
+    if given not in choices:
+        raise ValueError(f"{label}: expected one of {', '.join(map(repr, choices))}, got {given!r}")
 
 
 def check_precision(precision: Precision | None) -> None:
     """Refuse an unknown precision; None means torch's setting."""
     if precision is not None:
-        check_choice("precision", precision, Precision)
+        check_choice("precision", precision, PRECISIONS)
 
 
 def check_rows(label: str, points: Tensor, estimator: Estimator) -> None:

@@ -146,7 +146,7 @@ def mmd2_and_grad(
         in ``y`` ``(..., M, D)``, in ``x`` ``(..., N, D)``, or the pair (in x, in y), each in the
         dtype of its sample. None of them is part of an autograd graph.
     """
-    checks.check_choice("wrt", wrt, WithRespectTo)
+    checks.check_choice("wrt", wrt, checks.SIDES)
     arguments = _check_arguments(x, y, kernel, estimator, precision, x_lengths, y_lengths)
     if arguments is None or x_weights is not None or y_weights is not None:
         return _differentiate(
@@ -161,9 +161,9 @@ def mmd2_and_grad(
             x_weights=x_weights,
             y_weights=y_weights,
         )
-    arguments = arguments._replace(value=value, grad_x=wrt != "y", grad_y=wrt != "x")
     with torch.no_grad():
-        result, grad_x, grad_y = ops.mmd2(*arguments)
+        # the last three arguments are what is requested
+        result, grad_x, grad_y = ops.mmd2(*arguments[:-3], value, wrt != "y", wrt != "x")
         grad_x, grad_y = grad_x.to(x.dtype), grad_y.to(y.dtype)
     gradient = {"x": grad_x, "y": grad_y, "both": (grad_x, grad_y)}[wrt]
     return result if value else None, gradient
@@ -191,8 +191,8 @@ class MMDLoss(nn.Module):
         super().__init__()
         kernel = M3D_KERNEL if kernel is None else kernel
         checks.check_kernel(kernel)
-        checks.check_choice("estimator", estimator, Estimator)
-        checks.check_choice("reduction", reduction, Reduction)
+        checks.check_choice("estimator", estimator, checks.ESTIMATORS)
+        checks.check_choice("reduction", reduction, checks.REDUCTIONS)
         checks.check_precision(precision)
         self.kernel: Kernel = kernel
         self.estimator: Estimator = estimator
@@ -307,7 +307,7 @@ def _check_arguments(
     """
     checks.check_samples(x, y)
     checks.check_kernel(kernel)
-    checks.check_choice("estimator", estimator, Estimator)
+    checks.check_choice("estimator", estimator, checks.ESTIMATORS)
     checks.check_precision(precision)
     checks.check_lengths("x_lengths", x_lengths, x)
     checks.check_lengths("y_lengths", y_lengths, y)

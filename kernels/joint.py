@@ -44,7 +44,7 @@ def class_conditional_mmd2(
     """
     checks.check_samples(x, y)
     checks.check_kernel(kernel)
-    checks.check_choice("estimator", estimator, Estimator)
+    checks.check_choice("estimator", estimator, checks.ESTIMATORS)
     if x.ndim != 2:
         raise ValueError(f"x, y: expected (N, D) and (M, D), got {tuple(x.shape)}")
     sides = (("x_classes", x_classes, x), ("y_classes", y_classes, y))

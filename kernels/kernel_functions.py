@@ -19,7 +19,8 @@ class Encoded(NamedTuple):
 def _check_positive(name: str, given: object) -> None:
     if isinstance(given, Tensor):
         _check_bandwidth_tensor(name, given)
-    elif isinstance(given, bool) or not isinstance(given, int | float):
+    # torch 2.5 cannot compile int | float
+    elif isinstance(given, bool) or not isinstance(given, (int, float)):
         raise TypeError(f"{name}: expected a float or a tensor, got {given!r}")
     elif not 0 < given < math.inf:
         raise ValueError(f"{name}: expected a positive finite number, got {given}")

@@ -24,6 +24,9 @@ _library.define(
 )
 mmd2 = torch.ops.m3d_fast.mmd2.default
 
+# tuples as arguments of kernels, bf16x3 products, programmatic dependent launch
+OLDEST_TRITON = (3, 6)
+
 Outputs = tuple[Tensor, Tensor, Tensor]  # value, grad_x, grad_y; empty unless requested
 
 _NO_FORWARD_MODE = "mmd2 has no forward-mode derivative: use reverse mode"
@@ -64,11 +67,18 @@ def _cpu(*inputs: Any) -> Outputs:
 
 @cache
 def load_dispatch() -> Any:
-    """Import the module that launches Triton kernels, on first use; None without Triton."""
+    """Import the module that launches Triton kernels, on first use; None without Triton 3.6."""
     try:
-        import triton  # noqa: F401
+        import triton
     except ModuleNotFoundError as error:
         logging.getLogger("m3d_fast").info("mmd2 runs as plain torch: %s", error)
+        return None
+    if tuple(map(int, triton.__version__.split(".")[:2])) < OLDEST_TRITON:
+        logging.getLogger("m3d_fast").warning(
+            "mmd2 runs as plain torch: its kernels need triton %d.%d, this is %s",
+            *OLDEST_TRITON,
+            triton.__version__,
+        )
         return None
     from .triton import dispatch
 

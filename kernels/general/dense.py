@@ -12,7 +12,7 @@ def gram(x: Tensor, y: Tensor, kernel: Kernel) -> Tensor:
     """Compute k(x_i, y_j), (..., N, M)."""
     if isinstance(kernel, Features):
         return gram(kernel.select(x), kernel.select(y), kernel.kernel)
-    if isinstance(kernel, Sum | Product):
+    if isinstance(kernel, (Sum, Product)):
         total = gram(x, y, kernel.kernels[0])
         for part in kernel.kernels[1:]:
             matrix = gram(x, y, part)

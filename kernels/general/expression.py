@@ -51,7 +51,7 @@ class _Encoder:
     def add(self, kernel: Kernel, x: Tensor, y: Tensor) -> None:
         if isinstance(kernel, Features):
             self.add(kernel.kernel, kernel.select(x), kernel.select(y))
-        elif isinstance(kernel, Sum | Product):
+        elif isinstance(kernel, (Sum, Product)):
             for part in kernel.kernels:
                 self.add(part, x, y)
             name = "sum" if isinstance(kernel, Sum) else "product"

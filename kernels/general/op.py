@@ -141,11 +141,9 @@ def compute_value(arguments: WeightedArguments) -> Tensor:
     transforming = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
     if transforming and enabled:
         # which sample is differentiated is visible only below the transforms
-        return _Transformable.apply(*arguments._replace(grad_x=True, grad_y=True))[0]
-    arguments = arguments._replace(
-        grad_x=enabled and arguments.x.requires_grad, grad_y=enabled and arguments.y.requires_grad
-    )
-    value: Tensor = weighted_mmd2(*arguments)[0]
+        return _Transformable.apply(*arguments[:-2], True, True)[0]
+    wanted = (enabled and side.requires_grad for side in (arguments.x, arguments.y))
+    value: Tensor = weighted_mmd2(*arguments[:-2], *wanted)[0]
     return value
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -93,7 +93,7 @@ def aggregated_test(
         TypeError, ValueError: for invalid arguments, with what was expected and given.
     """
     check_test(x, y, kernels or [])
-    checks.check_choice("method", method, Method)
+    checks.check_choice("method", method, get_args(Method))
     check_count("permutations", permutations)
     for label, points in (("x", x), ("y", y)):
         checks.check_rows(label, points, "unbiased")

@@ -147,19 +147,19 @@ def draw_blobs(rows: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 
 def test_many_bandwidths_and_the_best_one_find_what_the_mean_one_misses():
-    """At level 0.05, of 10 pairs of blobs, whose distances are mostly those between blobs."""
+    """At level 0.05, of 6 pairs of blobs, whose distances are mostly those between blobs."""
     generator = torch.Generator().manual_seed(0)
     found = {"mean": 0, "fuse": 0, "optimised": 0}
     options = {"permutations": 59, "generator": generator}
-    for _ in range(10):
+    for _ in range(6):
         x, y = draw_blobs(240, generator)
-        kernel = optimise_bandwidth(*draw_blobs(240, generator), steps=30, learning_rate=0.1)
+        kernel = optimise_bandwidth(*draw_blobs(240, generator), steps=20, learning_rate=0.1)
         found["mean"] += permutation_test(x, y, Gaussian(scales=(1.0,)), **options).p_value <= 0.05
         found["fuse"] += aggregated_test(x, y, **options).p_value <= 0.05
         found["optimised"] += permutation_test(x, y, kernel, **options).p_value <= 0.05
-    assert found["mean"] <= 2
-    assert found["fuse"] >= 7
-    assert found["optimised"] >= 8
+    assert found["mean"] <= 1
+    assert found["fuse"] >= 4
+    assert found["optimised"] >= 5
 
 
 def test_digits_without_a_class_are_told_apart():

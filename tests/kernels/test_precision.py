@@ -68,6 +68,17 @@ def test_the_op_uses_it(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+def test_torch_before_2_9_has_one_setting(precision, monkeypatch):
+    monkeypatch.setattr("m3d_fast.kernels.precision._has_settings_by_backend", lambda: False)
+    device = torch.device("cpu")
+    torch.set_float32_matmul_precision(precision)
+    assert default_precision(device) == precision
+    with full_float32(device):
+        assert torch.get_float32_matmul_precision() == "highest"
+    assert torch.get_float32_matmul_precision() == precision
+
+
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
 @pytest.mark.parametrize("device", BACKENDS)
 def test_the_default_follows_the_setting_by_name(device, precision):
     torch.set_float32_matmul_precision(precision)

@@ -223,10 +223,14 @@ def test_torch_serves_where_the_driver_of_triton_does_not_start_and_says_so_once
     assert "a C compiler and Python.h" in record.message
 
 
+@pytest.mark.parametrize("version", [None, "3.1.0"])
 def test_torch_serves_without_triton_and_logs_it_once(
-    monkeypatch, caplog, generator, triton_device
+    version, monkeypatch, caplog, generator, triton_device
 ):
-    monkeypatch.setitem(sys.modules, "triton", None)
+    if version is None:
+        monkeypatch.setitem(sys.modules, "triton", None)
+    else:
+        monkeypatch.setattr("triton.__version__", version)
     ops.load_dispatch.cache_clear()
     x, y = torch.randn(2, 2, 9, 5, generator=generator).to(triton_device)
     with caplog.at_level(logging.INFO, "m3d_fast"):
