@@ -10,19 +10,20 @@ from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 
 from . import reference
+from ._ops import ops as namespace
 from .arguments import OpArguments
 from .checks import check_values
 from .cpu import tiled
 from .precision import full_float32
 
-_library = torch.library.Library("m3d_fast", "FRAGMENT")
+_library = torch.library.Library(namespace.name, "FRAGMENT")
 _library.define(
     "mmd2(Tensor x, Tensor y, Tensor? bandwidth, Tensor? x_lengths, Tensor? y_lengths, str kernel,"
     " float[] parameters, bool unbiased, str? precision, bool value, bool grad_x, bool grad_y)"
     " -> (Tensor, Tensor, Tensor)",
     tags=torch.Tag.pt2_compliant_tag,
 )
-mmd2 = torch.ops.m3d_fast.mmd2.default
+mmd2 = namespace.mmd2.default
 
 # tuples as arguments of kernels, bf16x3 products, programmatic dependent launch
 OLDEST_TRITON = (3, 6)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from .._ops import add_op_namespace_prefix
+from .._ops import ops as namespace
 from ..precision import full_float32
 from ..reference import accumulator_dtype
 from . import tiled
@@ -38,7 +40,7 @@ ops._library.define(
     " bool grad_x, bool grad_y) -> (Tensor, Tensor, Tensor)",
     tags=torch.Tag.pt2_compliant_tag,
 )
-weighted_mmd2 = torch.ops.m3d_fast.weighted_mmd2.default
+weighted_mmd2 = namespace.weighted_mmd2.default
 
 
 @cache
@@ -151,6 +153,9 @@ for _key in ("CPU", "CUDA"):
     ops._library.impl(weighted_mmd2, _compute, _key)
 torch.library.register_fake(weighted_mmd2, _fake, lib=ops._library)
 torch.library.register_autograd(
-    "m3d_fast::weighted_mmd2", _backward, setup_context=_setup_context, lib=ops._library
+    add_op_namespace_prefix("weighted_mmd2"),
+    _backward,
+    setup_context=_setup_context,
+    lib=ops._library,
 )
 torch.library.register_vmap(weighted_mmd2, _vmap, lib=ops._library)
