@@ -1,11 +1,11 @@
-# make setup | demo | test | check | bench | gpu. Only gpu needs a GPU; it needs no network. PYTHON=... chooses the interpreter.
+# make setup | demo | test | check | bench | docs | gpu. Only gpu needs a GPU; it needs no network. PYTHON=... chooses the interpreter.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 RESULTS := benchmarks/results/cpu
 BENCHES := condense steps mmd loaders streaming
 
-.PHONY: setup demo test check bench gpu
+.PHONY: setup demo test check bench docs gpu
 
 setup: $(INSTALLED)
 
@@ -47,6 +47,11 @@ bench-%: $(INSTALLED)
 	$(BIN)/python -m pytest -W default benchmarks/bench_$*.py --benchmark-json=$(RESULTS)/$*.json
 
 bench-mmd bench-loaders bench-streaming: export OMP_NUM_THREADS := 1
+
+# pages of the guide and of the docstrings, in site/; a warning is an error
+docs: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[docs]'
+	PATH="$(BIN):$$PATH" $(BIN)/python -m mkdocs build --strict
 
 # works from a bare checkout, within nine minutes; OUT=... is the folder of the results.
 # The engine's benchmark is separate: $(PYTHON) -m benchmarks.gpu engine

@@ -33,7 +33,8 @@ def class_conditional_mmd2(
         x_classes: the class of each row, int64 ``(N,)``, or the probabilities of C classes,
             floating ``(N, C)``, not negative.
         y_classes: the same for ``y``, with the same number of classes.
-        kernel, estimator: as in ``mmd2``. The unbiased estimator leaves out classes with one row.
+        kernel: as in ``mmd2``.
+        estimator: as in ``mmd2``; the unbiased one leaves out classes with one row.
 
     Returns:
         ``()``, differentiable in ``x`` and ``y`` (not in the probabilities): the mean over the
@@ -114,7 +115,9 @@ def joint_mmd2(
         x: the activations of each layer, ``(..., N, D_l)``, of the same rows.
         y: the same for the other sample, ``(..., M, D_l)``.
         kernels: one per layer; None means ``Gaussian()`` for each.
-        estimator, x_weights, y_weights: as in ``mmd2``.
+        estimator: as in ``mmd2``.
+        x_weights: as in ``mmd2``.
+        y_weights: as in ``mmd2``.
 
     Returns:
         ``(...)``, differentiable in every layer.

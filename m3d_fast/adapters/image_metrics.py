@@ -82,7 +82,9 @@ class KernelInceptionDistance(_FeatureDistance):
     Args:
         subsets: number of random subsets.
         subset_size: rows in each.
-        degree, gamma, coef: of the polynomial kernel; gamma None means 1 / D.
+        degree: of the polynomial kernel.
+        gamma: of the polynomial kernel; None means 1 / D.
+        coef: of the polynomial kernel.
         reset_real_features: whether ``reset`` discards the features of real images too.
         kwargs: those of ``torchmetrics.Metric``.
 
