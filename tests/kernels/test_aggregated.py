@@ -119,21 +119,21 @@ def test_permutations_of_any_kernel_are_those_of_the_definition(samples):
 def test_p_values_are_uniform_where_the_null_holds(name):
     """Kolmogorov-Smirnov on the values that a p-value can take, at the 1 % limit, of 500 tests."""
     generator = torch.Generator().manual_seed(0)
-    rows = 640 if name == "block" else 10
+    rows = 320 if name == "block" else 10
     p = []
     for _ in range(500):
         x, y = torch.randn(2, rows, 2, generator=generator)
         if name == "wild":
-            result = wild_bootstrap_test(x, y, KERNELS[0], bootstraps=39, generator=generator)
+            result = wild_bootstrap_test(x, y, KERNELS[0], bootstraps=19, generator=generator)
         elif name == "block":
             result = block_test(x, y, KERNELS[0], block_rows=8)
         else:
             result = aggregated_test(
-                x, y, KERNELS[:2], method=name, permutations=39, generator=generator
+                x, y, KERNELS[:2], method=name, permutations=19, generator=generator
             )
         p.append(result.p_value)
     values = torch.tensor(p, dtype=torch.float64)
-    levels = torch.arange(1, 40, dtype=torch.float64) / 40
+    levels = torch.arange(1, 20, dtype=torch.float64) / 20
     shares = (values[:, None] <= levels + 1e-9).double().mean(0)
     assert (shares - levels).abs().max() < 1.63 / 500**0.5
 
@@ -147,19 +147,19 @@ def draw_blobs(rows: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 
 def test_many_bandwidths_and_the_best_one_find_what_the_mean_one_misses():
-    """At level 0.05, of 6 pairs of blobs, whose distances are mostly those between blobs."""
+    """At level 0.05, of 4 pairs of blobs, whose distances are mostly those between blobs."""
     generator = torch.Generator().manual_seed(0)
     found = {"mean": 0, "fuse": 0, "optimised": 0}
     options = {"permutations": 59, "generator": generator}
-    for _ in range(6):
+    for _ in range(4):
         x, y = draw_blobs(240, generator)
         kernel = optimise_bandwidth(*draw_blobs(240, generator), steps=20, learning_rate=0.1)
         found["mean"] += permutation_test(x, y, Gaussian(scales=(1.0,)), **options).p_value <= 0.05
         found["fuse"] += aggregated_test(x, y, **options).p_value <= 0.05
         found["optimised"] += permutation_test(x, y, kernel, **options).p_value <= 0.05
     assert found["mean"] <= 1
-    assert found["fuse"] >= 4
-    assert found["optimised"] >= 5
+    assert found["fuse"] >= 3
+    assert found["optimised"] >= 3
 
 
 def test_digits_without_a_class_are_told_apart():
@@ -188,9 +188,9 @@ def test_power_criterion_and_its_gradient(samples):
 
 
 def test_best_bandwidth_per_feature_ignores_features_that_do_not_differ(generator):
-    x, y = torch.randn(2, 300, 3, generator=generator)
+    x, y = torch.randn(2, 200, 3, generator=generator)
     y[:, 0] += 1
-    kernel = optimise_bandwidth(x, y, per_feature=True, steps=40, learning_rate=0.1)
+    kernel = optimise_bandwidth(x, y, per_feature=True, steps=20, learning_rate=0.1)
     first, *others = kernel.bandwidth.tolist()
     assert first < min(others)
 
