@@ -13,7 +13,16 @@ from torch import Tensor
 
 from benchmarks.baselines import peers
 from benchmarks.memory import peak_bytes
-from m3d_fast.kernels import CMMD, KID, Gaussian, mmd2, mmd2_and_grad, permutation_test
+from m3d_fast.adapters import MMDDrift
+from m3d_fast.kernels import (
+    CMMD,
+    KID,
+    Energy,
+    Gaussian,
+    mmd2,
+    mmd2_and_grad,
+    permutation_test,
+)
 
 OURS = "m3d_fast"
 Functions = dict[str, Callable[[], object]]
@@ -142,6 +151,11 @@ def test_kid(compare) -> None:
         torch.manual_seed(1)
         assert ours().item() == pytest.approx(mean.item(), rel=1e-3), "the same subsets are drawn"
         functions["torchmetrics"] = theirs
+    numpy = peers.make_clean_fid_kid(x, y, subsets=5, subset_size=1000)
+    if numpy is not None:
+        # other subsets: the standard error of five is below a tenth of the distance here
+        assert numpy() == pytest.approx(exact, rel=0.3)
+        functions["clean-fid"] = numpy
     compare("KID, 5 subsets of 1000 rows of 2048", functions, rounds=3)
 
 
@@ -160,6 +174,40 @@ def test_two_sample(compare) -> None:
     compare("two samples, 5000 + 5000 rows of 10, both gradients", functions, rounds=2)
 
 
+def test_energy_distance(compare) -> None:
+    """Value and gradient; GeomLoss' matrices, and KeOps' where it is installed."""
+    x, y = (side[0] for side in draw_features(1, 3000, 3000, 64))
+    exact_value, exact = peers.energy_by_cdist(x.double(), y.double())
+    functions: Functions = {OURS: lambda: mmd2_and_grad(x, y, Energy())}
+    competitors = {"torch.cdist": peers.energy_by_cdist, "geomloss": peers.make_geomloss_energy()}
+    if peers.import_optional("pykeops"):
+        competitors["KeOps by geomloss"] = peers.make_geomloss_energy("online")
+    value, gradient = mmd2_and_grad(x, y, Energy())
+    assert value is not None
+    assert abs(value - exact_value) < 1e-6
+    assert (gradient - exact).norm() < 1e-5 * exact.norm()
+    for name, peer in competitors.items():
+        if peer is not None:
+            assert (peer(x, y)[1] - exact).norm() < 1e-2 * exact.norm()
+            functions[name] = lambda peer=peer: peer(x, y)
+    compare("energy distance, 3000 + 3000 rows of 64", functions, rounds=3)
+
+
+def test_errors_far_from_the_origin(benchmark) -> None:
+    """Relative error of the gradient against float64; the published forms lose all digits."""
+    functions = list_peers() | dict(peers.find_libraries())
+    benchmark.pedantic(lambda: mmd2_and_grad(*draw_features(2, 128, 40, 512)), rounds=1)
+    for ratio in (1, 100, 1000):
+        real, synthetic = draw_features(2, 128, 40, 512)
+        shift = ratio * real.std()
+        real, synthetic = real + shift, synthetic + shift
+        _, exact = peers.closed_form(real.double(), synthetic.double())
+        for name, peer in functions.items():
+            error = ((peer(real, synthetic)[1] - exact).norm() / exact.norm()).item()
+            benchmark.extra_info[f"{name}, mean/std {ratio}"] = error
+        assert benchmark.extra_info[f"{OURS}, mean/std {ratio}"] < 2e-6
+
+
 def test_permutations(compare) -> None:
     x, y = (side[0] for side in draw_features(1, 1000, 1000, 10))
     seed = torch.Generator()
@@ -171,4 +219,8 @@ def test_permutations(compare) -> None:
         OURS: lambda: permutation_test(x, y, Gaussian(), permutations=100),
         "gather per permutation": lambda: peers.gather_null(x, y, orders),
     }
+    theirs = peers.make_alibi_drift(x, y, permutations=100)
+    if theirs is not None:
+        functions["MMDDrift"] = lambda: MMDDrift(x, n_permutations=100).predict(y)
+        functions["alibi-detect"] = theirs
     compare("100 permutations of 1000 + 1000 rows of 10", functions, rounds=3)

@@ -180,6 +180,55 @@ def make_torchmetrics_kid(
     return compute_again
 
 
+def make_clean_fid_kid(
+    x: Tensor, y: Tensor, subsets: int, subset_size: int
+) -> Callable[[], float] | None:
+    """Mean KID by clean-fid's NumPy code, of features; None if not installed."""
+    fid = import_optional("cleanfid.fid")
+    if fid is None:
+        return None
+    features = x.cpu().numpy(), y.cpu().numpy()
+    return lambda: fid.kernel_distance(*features, subsets, subset_size)
+
+
+def make_alibi_drift(x: Tensor, y: Tensor, permutations: int) -> Callable[[], object] | None:
+    """A prediction of alibi-detect's MMDDrift with its torch back end; None if not installed."""
+    cd = import_optional("alibi_detect.cd")
+    if cd is None:
+        return None
+    reference_rows, rows = x.cpu().numpy(), y.cpu().numpy()
+    detector = cd.MMDDrift(reference_rows, backend="pytorch", n_permutations=permutations)
+    return lambda: detector.predict(rows)
+
+
+def energy_by_cdist(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The energy distance of ``x`` (N, D) and ``y`` (M, D) from three matrices, and its gradient.
+
+    The gradient of ``torch.cdist`` at coincident points is zero.
+    """
+    leaf = y.detach().requires_grad_()
+    value = 2 * torch.cdist(x, leaf).mean() - torch.cdist(x, x).mean()
+    value = value - torch.cdist(leaf, leaf).mean()
+    (gradient,) = torch.autograd.grad(value, leaf)
+    return value.detach(), gradient
+
+
+def make_geomloss_energy(backend: str = "tensorized") -> Peer | None:
+    """The energy distance by GeomLoss, whose loss is half of it; None if not installed."""
+    geomloss = import_optional("geomloss")
+    if geomloss is None:
+        return None
+    loss = geomloss.SamplesLoss("energy", backend=backend)
+
+    def peer(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        leaf = y.detach().requires_grad_()
+        value = 2 * loss(leaf, x)
+        (gradient,) = torch.autograd.grad(value, leaf)
+        return value.detach(), gradient
+
+    return peer
+
+
 def gather_null(x: Tensor, y: Tensor, orders: list[Tensor]) -> Tensor:
     """Null distribution by permuting the rows and columns of K, as drift detectors do."""
     z = torch.cat([x, y])

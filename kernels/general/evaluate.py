@@ -133,6 +133,8 @@ def _leaf_slope(node: Node, pairs: Tensor, width: Width) -> Tensor:
         return torch.stack(powers).sum(0).mul_(2 / bandwidth)
     if node.name == "energy":
         exponent = numbers[0]
+        if exponent == 1:
+            return _zero_where_coincident(pairs.rsqrt(), pairs)
         return _zero_where_coincident(exponent * pairs ** (exponent / 2 - 1), pairs)
     if node.name == "linear":
         return torch.ones_like(pairs)

@@ -1,5 +1,7 @@
 """Weights per row, and every kernel function: value and gradients are those of the definition."""
 
+import logging
+
 import pytest
 import torch
 from torch import Tensor
@@ -284,3 +286,14 @@ def test_invalid_kernels_are_refused(make, error, words):
 def test_kernels_that_do_not_fit_the_samples_are_refused(kernel, words):
     with pytest.raises(ValueError, match=words):
         mmd2(torch.ones(4, 3), torch.zeros(5, 3), kernel)
+
+
+def test_a_gpu_says_once_what_runs(caplog):
+    op._report_path.cache_clear()
+    with caplog.at_level(logging.INFO, "m3d_fast"):
+        for names in ("energy", "energy", "laplacian"):
+            op._report_path(names)
+    assert [record.message for record in caplog.records] == [
+        "mmd2 with weights or of energy runs as plain torch",
+        "mmd2 with weights or of laplacian runs as plain torch",
+    ]
