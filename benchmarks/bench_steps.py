@@ -124,7 +124,7 @@ def build(
     method: str, options: Mapping[str, object], classes: int = CLASSES, **settings
 ) -> tuple[Condenser, RealImages]:
     """A condenser and its images: of every class as many as a batch has."""
-    common = {"dataset": "cifar10", "ipc": 10, "device": "cpu", "pool": 1, "pool_epochs": 0.1}
+    common = {"dataset": "cifar10", "ipc": 10, "optimizer": "sgd", "device": "cpu", "pool": 1, "pool_epochs": 0.1}
     given = common | {"method": method, "options": dict(options)} | settings
     config = CondenseConfig(**given).resolve()
     if config.real_batch > MOST_REAL:

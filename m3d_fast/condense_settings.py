@@ -14,6 +14,7 @@ from .settings import number_or_auto, option, setting, weights
 
 # where the network of an iteration comes from
 SOURCES = ("random", "pool", "queue", "real", "synthetic")
+OPTIMIZERS = ("sgd", "adam")  # of the images
 
 # type of a setting that is not given: None in CondenseConfig, Never in ResolvedConfig
 Absent = TypeVar("Absent")
@@ -130,10 +131,17 @@ class CondenseSettings(Generic[Absent]):
         group="method",
         metavar="F",
         help="learning rate of the images, pixels in [0, 1] [m3d: ipc, from 65 px on ipc/10; with "
-        "--preset paper 1 and 0.1]",
+        "--preset paper 1 and 0.1; with --optimizer adam 0.01]",
+    )
+    optimizer: str | Absent = setting(
+        group="method",
+        metavar="NAME",
+        help=f"of the images: {', '.join(OPTIMIZERS)} [sgd; ncfm: adam]",
     )
     momentum: float | Absent = setting(
-        group="method", metavar="F", help="momentum of the images' SGD [0.5]"
+        group="method",
+        metavar="F",
+        help="momentum of the images' SGD, or first beta of Adam [0.5; adam 0.9]",
     )
     average: float | Absent = setting(
         group="method",

@@ -10,7 +10,15 @@ from .condense_settings import CondenseSettings
 from .coreset import CORESETS
 from .loaders import CACHES, LOADERS, check_split, file_name, image_side
 from .methods import METHODS, Method, add_terms, build_method, find_method
-from .presets import Preset, Setting, fit_preset, network_for, shared_preset, strong_preset
+from .presets import (
+    Preset,
+    Setting,
+    change_optimizer,
+    fit_preset,
+    network_for,
+    shared_preset,
+    strong_preset,
+)
 from .resolved_config import ResolvedConfig
 from .settings import defaults_of
 
@@ -23,7 +31,16 @@ MACHINE = ("device", "precision", "compile", "cuda_graphs", "class_chunk", "prof
 
 # settings of steps, which a coreset has not, and those of real images as they are
 STEPS = (
-    *("lr_img", "momentum", "average", "real_batch", "networks_from", "ipm", "augment"),
+    *(
+        "lr_img",
+        "optimizer",
+        "momentum",
+        "average",
+        "real_batch",
+        "networks_from",
+        "ipm",
+        "augment",
+    ),
     *("kernel", "budget"),
     *("add", "group", "draws", "snapshot_every", "pool", "pool_epochs", "pool_stages"),
 )
@@ -140,4 +157,5 @@ class CondenseConfig(CondenseSettings[None]):
             "m3d": shared_preset,
             "strong": strong_preset,
         }[name]
-        return fit_preset(choose(setting), setting)
+        preset = fit_preset(choose(setting), setting)
+        return change_optimizer(preset, self.optimizer or preset.optimizer, setting)

@@ -42,7 +42,8 @@ class Preset:
         real_batch: real images per class and step.
         augment: DSA strategy, shared by real and synthetic images.
         init: initial images: mix, real or noise.
-        momentum: of the images' SGD.
+        optimizer: of the images, "sgd" or "adam".
+        momentum: of the images' SGD; the first beta of Adam.
         average: decay of the images' moving average; 0 for none.
         ipm: iterations per model, then another network.
         pool, pool_epochs, pool_stages: networks of a pool, passes over the training set that train
@@ -56,6 +57,7 @@ class Preset:
     real_batch: int = 128
     augment: str = "color_crop_cutout"
     init: str = "mix"
+    optimizer: str = "sgd"
     momentum: float = 0.5
     average: float = 0.0
     ipm: int = 5
@@ -78,10 +80,8 @@ STRONG_ITERATIONS = 1_000
 # images of a class, where the batches of IDM and NCFM would exceed it
 CLASS_SIZES = {"cifar100": 500, "tinyimagenet": 500}
 
-# NCFM's AdamW moves every pixel by its rate, 0.001, in the first step. SGD does so on average at
-# 0.001 / 0.42, the RMS gradient of digits enlarged to 32 px, one image per class; it falls as
-# 1 / (images per class x pixels) (4 images: 0.107; 16 px: 1.6)
-NCFM_LR = 2.4e-3
+# Adam moves every pixel by about its rate in a step, whatever the size of the gradient
+ADAM_LR, ADAM_MOMENTUM = 0.01, 0.9
 
 # DM (arXiv 2110.04181): real images, a new network every iteration, one operation of DSA per draw
 DM = Preset(iterations=20_000, factor=1, real_batch=256, init="real", ipm=1)
@@ -97,6 +97,19 @@ def fit_preset(preset: Preset, setting: Setting) -> Preset:
         real_batch=min(preset.real_batch, DIGITS_BATCH),
         pool=min(preset.pool, DIGITS_POOL),
         pool_epochs=DIGITS_POOL_EPOCHS,
+    )
+
+
+def change_optimizer(preset: Preset, optimizer: str, setting: Setting) -> Preset:
+    """``preset`` with another optimiser: its rates mean nothing to that one."""
+    if optimizer == preset.optimizer:
+        return preset
+    adam, shared = optimizer == "adam", shared_preset(setting)
+    return replace(
+        preset,
+        optimizer=optimizer,
+        lr_img=ADAM_LR if adam else shared.lr_img,
+        momentum=ADAM_MOMENTUM if adam else shared.momentum,
     )
 
 
@@ -176,13 +189,16 @@ def dance_preset(setting: Setting) -> Preset:
 
 
 def ncfm_preset(setting: Setting) -> Preset:
-    """NCFM (arXiv 2502.20653), but for its optimiser, AdamW at 0.001, which the engine has not.
-
-    NCFM_LR moves a pixel as far per step, as measured (see there).
-    """
+    """NCFM (arXiv 2502.20653); its AdamW decays no pixels here, where 0 is black, not the mean."""
     batch = min(1_024, CLASS_SIZES.get(setting.dataset, 1_024))
-    lr = NCFM_LR * setting.ipc * (setting.size / 32) ** 2
-    return Preset(iterations=20_000, lr_img=lr, real_batch=batch, ipm=1)
+    return Preset(
+        iterations=20_000,
+        optimizer="adam",
+        lr_img=1e-3,
+        momentum=ADAM_MOMENTUM,
+        real_batch=batch,
+        ipm=1,
+    )
 
 
 def dsa_strategy(dataset: str) -> str:

@@ -10,7 +10,7 @@ from .augment import parse_strategy
 from .common.checks import check_name, check_positive
 from .common.errors import UserError
 from .common.hardware import check_precision
-from .condense_settings import SOURCES, CondenseSettings
+from .condense_settings import OPTIMIZERS, SOURCES, CondenseSettings
 from .coreset import CORESETS
 from .loaders import dataset_info
 from .methods import Method, Scope, add_terms, build_method
@@ -74,6 +74,7 @@ class ResolvedConfig(CondenseSettings[Never]):
 
     def _check_steps(self) -> None:
         check_name("init", self.init, INITS)
+        check_name("optimizer", self.optimizer, OPTIMIZERS)
         self._check_networks_and_scope()
         for name in ("iterations", "real_batch", "ipm", "lr_img", "group", "pool", "pool_epochs"):
             check_positive(name, getattr(self, name))

@@ -21,7 +21,7 @@ class Buffers:
     """Inputs and outputs of the step of a chunk; a smaller chunk uses the first rows.
 
     Attributes:
-        state: pixels and momentum, updated in place.
+        state: pixels and what their optimiser keeps, updated in place.
         real: uint8 ``(k, n, channels, H, W)``.
         draws: augmentation, ``(k, UNIFORMS)``.
         labels: numbers of the classes, int64 ``(k,)``.
@@ -53,7 +53,7 @@ class Buffers:
         shown = config.synthetic_per_step
         some = config.decoded_per_class > shown
         return cls(
-            PixelState.start(torch.zeros(images, device=device), average=config.average > 0),
+            PixelState.start(torch.zeros(images, device=device), config),
             torch.zeros(real, dtype=torch.uint8, device=device),
             torch.zeros(classes, UNIFORMS, device=device),
             torch.arange(classes, device=device),
@@ -86,7 +86,7 @@ class ChunkStep:
         self._embedder, self._buffers = embedder, buffers
 
     def __call__(self, count: int, value: bool) -> None:
-        """Update pixels and momentum; write ``finite``, and ``losses`` if ``value``."""
+        """Update the state; write ``finite``, and ``losses`` if ``value``."""
         config, buffers, rows = self._config, self._buffers, slice(count)
         state, draws, labels = buffers.state.rows(rows), buffers.draws[rows], buffers.labels[rows]
         leaf = state.pixels.detach().requires_grad_()

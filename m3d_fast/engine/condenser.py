@@ -84,7 +84,7 @@ class Condenser:
             host_pixels = not self._pixels_fit_on_device()
         home = torch.device("cpu") if host_pixels else self.device
         pixels = initial_pixels(real, config, self.classes, device=home)
-        state = PixelState.start(pixels, average=config.average > 0)
+        state = PixelState.start(pixels, config)
         self._group = config.count_in_group(real.num_classes)
         self._rows = split_evenly(
             len(self.classes), self._choose_chunk_size(host_pixels), self._group

@@ -10,19 +10,25 @@ from torch import Tensor
 from ..common.pinned import empty_pinned
 from ..config import ResolvedConfig
 
+ADAM_DECAY, ADAM_EPSILON = 0.999, 1e-8  # of the squares, under which eps is added: torch's
+
 
 class PixelState(NamedTuple):
-    """Synthetic images of some classes, the momentum of their SGD, and their average over steps.
+    """Synthetic images of some classes, the state of their optimiser, and their average over steps.
 
     Attributes:
         pixels: ``(C, ipc, channels, H, W)`` float32 in [0, 1].
         momentum: of the same shape, in units of the gradient.
         average: exponential moving average of the pixels; None in a run without.
+        squares: of Adam, moving average of the squared gradient; None of SGD.
+        steps: of Adam, steps taken, float32 ``(C, 1, 1, 1, 1)``; None of SGD.
     """
 
     pixels: Tensor
     momentum: Tensor
     average: Tensor | None = None
+    squares: Tensor | None = None
+    steps: Tensor | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """Those that are kept, by name."""
@@ -40,31 +46,54 @@ class PixelState(NamedTuple):
 
     def empty_like(self, classes: int, device: torch.device) -> "PixelState":
         """Uninitialised tensors for this many classes on ``device``."""
-        shape = (classes, *self.pixels.shape[1:])
-        return self._map(lambda _: torch.empty(shape, device=device))
+        return self._map(lambda tensor: torch.empty(classes, *tensor.shape[1:], device=device))
 
     @classmethod
-    def start(cls, pixels: Tensor, *, average: bool = False) -> "PixelState":
-        """Momentum zero and the average at ``pixels``, in memory of their kind, pinned if it is."""
+    def start(cls, pixels: Tensor, config: ResolvedConfig) -> "PixelState":
+        """What a run needs beside ``pixels``, in memory of their kind, pinned if it is.
+
+        Args:
+            pixels: before the first step.
+            config: ``average`` and ``optimizer`` are used.
+        """
         pinned = pixels.is_pinned()
 
-        def allocate() -> Tensor:
-            return empty_pinned(pixels.shape) if pinned else torch.empty_like(pixels)
+        def allocate(like: Tensor) -> Tensor:
+            return empty_pinned(like.shape) if pinned else torch.empty_like(like)
 
-        return cls(pixels, allocate().zero_(), allocate().copy_(pixels) if average else None)
+        adam = config.optimizer == "adam"
+        return cls(
+            pixels,
+            momentum=allocate(pixels).zero_(),
+            average=allocate(pixels).copy_(pixels) if config.average else None,
+            squares=allocate(pixels).zero_() if adam else None,
+            steps=allocate(pixels[:, :1, :1, :1, :1]).zero_() if adam else None,
+        )
 
     @torch.no_grad()
     def step_(self, gradient: Tensor, lr: float, momentum: float, average: float = 0.0) -> None:
-        """One step of SGD, bit for bit that of ``torch.optim.SGD``, then clamp to [0, 1].
+        """One step of SGD or, where there are squares, of Adam, then clamp to [0, 1].
+
+        SGD's is bit for bit that of ``torch.optim.SGD``, Adam's (arXiv 1412.6980) that of
+        ``torch.optim.Adam`` to rounding.
 
         Args:
             gradient: of the loss in the pixels.
             lr: learning rate.
-            momentum: share of the momentum that stays.
+            momentum: share of the momentum that stays; Adam's first beta.
             average: share of the average that stays.
         """
-        self.momentum.mul_(momentum).add_(gradient)
-        self.pixels.add_(self.momentum, alpha=-lr).clamp_(0, 1)
+        if self.squares is None or self.steps is None:
+            self.momentum.mul_(momentum).add_(gradient)
+            self.pixels.add_(self.momentum, alpha=-lr)
+        else:
+            self.steps.add_(1)
+            self.momentum.lerp_(gradient, 1 - momentum)
+            self.squares.mul_(ADAM_DECAY).addcmul_(gradient, gradient, value=1 - ADAM_DECAY)
+            seen = -torch.expm1(self.steps * math.log(ADAM_DECAY))  # 1 - decay^steps
+            size = (self.squares / seen).sqrt_().add_(ADAM_EPSILON)
+            self.pixels.addcdiv_(self.momentum / (1 - momentum**self.steps), size, value=-lr)
+        self.pixels.clamp_(0, 1)
         if self.average is not None:
             self.average.lerp_(self.pixels, 1 - average)
 
@@ -74,7 +103,7 @@ class PixelState(NamedTuple):
 
 def state_bytes(config: ResolvedConfig, classes: int, image_shape: Sequence[int]) -> int:
     """Bytes of the pixel state of ``classes``, float32."""
-    tensors = 3 if config.average else 2
+    tensors = 2 + (config.average > 0) + (config.optimizer == "adam")
     return tensors * 4 * classes * config.ipc * math.prod(image_shape)
 
 
