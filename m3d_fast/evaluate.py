@@ -12,6 +12,7 @@ from .common.processes import rank_of_process
 from .evaluation.config import EvaluateConfig
 from .evaluation.evaluator import evaluate
 from .evaluation.results import table
+from .evaluation.set_file import is_set
 
 sys.modules[__name__].__class__ = CallableModule
 
@@ -40,7 +41,12 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument(
         "run", metavar="RUN_DIR", nargs="?", help="run folder of a finished condensation"
     )
-    what.add_argument("--set", metavar="FILE", help="or the file of a condensed set")
+    what.add_argument(
+        "--set",
+        metavar="PATH",
+        help="or anybody's condensed set: .safetensors, .npz, .pt, "
+        ".beton, a folder of class folders, .parquet, images.pt and labels.pt",
+    )
     of_set = parser.add_argument_group("with --set")
     of_set.add_argument("--dataset", metavar="NAME", help="its data set [that named in the file]")
     of_set.add_argument("--out", metavar="DIR", help="folder of the results [beside the file]")
@@ -52,8 +58,8 @@ def command(arguments: argparse.Namespace) -> None:
     """Run one evaluation and print its table."""
     settings = vars(arguments)
     run, file, dataset, out = (settings.pop(name) for name in ("run", "set", "dataset", "out"))
-    if file is not None and not Path(file).is_file():
-        raise UserError(f"set: {file} is not a file; expected that of a condensed set")
+    if file is not None and not is_set(Path(file)):
+        raise UserError(f"set: {file} is not the file or folder of a condensed set")
     content = evaluate(file or run, EvaluateConfig(**settings), dataset=dataset, out=out)
     if rank_of_process() == 0:
         sys.stdout.write(table(content) + "\n")

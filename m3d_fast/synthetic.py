@@ -1,18 +1,22 @@
 """The condensed set: its pixels, their decoding into training images, its file."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from PIL.Image import Image, fromarray
 from torch import Tensor
 
+from .common.checks import check_name
 from .common.errors import UserError
 from .common.tensors import read_tensors, write_tensors
+from .formats.content import Content, check_counts, match_channels, to_unit_range
+from .formats.image_folder import safe_name
+from .formats.registry import FORMATS, is_foreign, read_content, write_content
+from .loaders import dataset_info
 
 FORMAT = "m3d_fast synthetic set"
 MIN_TILE = 4  # pixels
@@ -138,6 +142,7 @@ class SyntheticSet:
         factor: tiles per side of every image.
         mean, std: per channel, for the normalisation before a network.
         info: origin of the set: dataset, method, iterations, seed, version.
+        named: whether the classes have names; else ``class_names`` are their numbers.
     """
 
     images: Tensor
@@ -147,6 +152,7 @@ class SyntheticSet:
     mean: Sequence[float]
     std: Sequence[float]
     info: dict[str, Any] = field(default_factory=dict)
+    named: bool = True
 
     @property
     def num_classes(self) -> int:
@@ -167,6 +173,33 @@ class SyntheticSet:
                 f"the data {len(real)} ({', '.join(real[:3])}, ..); "
                 f"give the --data-root the set was condensed from"
             )
+
+    def with_classes(self, real: Sequence[str], subject: str) -> "SyntheticSet":
+        """This set with the ``real`` classes in their order.
+
+        Classes without names take the real ones; others are put in order.
+
+        Raises:
+            UserError: about ``subject``, if the set has other classes.
+        """
+        names, wanted = tuple(self.class_names), tuple(real)
+        if names == wanted:
+            return self
+        if not self.named and len(names) == len(wanted):
+            return replace(self, class_names=wanted, named=True)
+        order = {safe_name(name): label for label, name in enumerate(names)}
+        if len(names) != len(wanted) or order.keys() != set(map(safe_name, wanted)):
+            self.check_classes(wanted, subject)
+        chosen = torch.tensor([order[safe_name(name)] for name in wanted])
+        images = self.images.unflatten(0, (len(names), self.ipc))[chosen].flatten(0, 1)
+        return replace(self, images=images, class_names=wanted)
+
+    def check(self, subject: str) -> None:
+        """Raise UserError, about ``subject``, for invalid pixels or unequal classes."""
+        to_unit_range(self.images, subject)
+        check_counts(self.labels, self.num_classes, subject)
+        if not torch.equal(self.labels, self.labels.sort().values):
+            raise UserError(f"{subject}: expected images sorted by class")
 
     def decode(self) -> tuple[Tensor, Tensor]:
         """Training images ``(num_classes * ipc * factor**2, C, H, W)`` and their labels."""
@@ -190,12 +223,23 @@ class SyntheticSet:
         )
 
     @classmethod
-    def load(cls, path: str | Path) -> "SyntheticSet":
-        """Read a file written by :meth:`save`.
+    def load(cls, path: str | Path, dataset: str | None = None) -> "SyntheticSet":
+        """Read a file written by :meth:`save` or a set of any of the formats of :meth:`export`.
+
+        Of those, files and folders that others made are read too: a ``.npz`` or ``.pt`` file of
+        ``images`` and ``labels``, a folder of class folders, parquet files of ``image`` and
+        ``label``, ``images.pt`` and ``labels.pt`` of DD-Ranking. Their images are checked, and
+        sorted by class.
+
+        Args:
+            path: a file or a folder.
+            dataset: whose classes, mean and standard deviation are taken where the set names none.
 
         Raises:
-            UserError: if the file is missing, damaged, or of another format.
+            UserError: if the set is missing, damaged, of another format or invalid.
         """
+        if is_foreign(Path(path)):
+            return cls._load_foreign(Path(path), dataset)
         tensors, metadata = read_tensors(Path(path), FORMAT)
         names = {"classes", "factor", "mean", "std", "ipc"}
         missing = sorted({"images", "labels", *names} - tensors.keys() - metadata.keys())
@@ -224,20 +268,72 @@ class SyntheticSet:
             info=info,
         )
 
-    def export(self, folder: str | Path, *, decoded: bool = False) -> None:
-        """Write ``<folder>/<class>/<number>.png``, 8 bits; one file per tile if ``decoded``."""
+    @classmethod
+    def _load_foreign(cls, path: Path, dataset: str | None) -> "SyntheticSet":
+        data = None if dataset is None else dataset_info(dataset)
+        content = read_content(path, *((None, None) if data is None else (data.mean, data.std)))
+        subject, known = str(path), dict(content.metadata)
+        mean, std = (known.pop(name, data and getattr(data, name)) for name in ("mean", "std"))
+        if mean is None or std is None:
+            raise UserError(f"dataset: {path} names none; give one with --dataset")
+        names = known.pop("classes", None)
+        count = len(names or ()) or (data and data.num_classes) or int(content.labels.max()) + 1
+        images = match_channels(to_unit_range(content.images, subject), len(mean), subject)
+        check_counts(content.labels, count, subject)
+        order = content.labels.argsort(stable=True)
+        factor = known.pop("factor", 1)
+        known.pop("ipc", None)
+        return cls(
+            images=images[order],
+            labels=content.labels[order].long(),
+            class_names=tuple(names or map(str, range(count))),
+            factor=factor,
+            mean=tuple(mean),
+            std=tuple(std),
+            info=known,
+            named=names is not None,
+        )
+
+    def export(self, path: str | Path, to: str, *, decoded: bool = True) -> Content:
+        """Write the set for others to read; :meth:`load` reads it again.
+
+        Args:
+            path: a file or folder that does not exist.
+            to: "imagefolder", "npz", "beton", "hf" or "dd-ranking".
+            decoded: one image per tile, to be trained on as they are; else images as stored.
+
+        Returns:
+            What was written.
+
+        Raises:
+            UserError: if there is something already, or it cannot be written.
+        """
+        check_name("to", to, FORMATS)
         images, labels = self.decode() if decoded else (self.images, self.labels)
-        for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
-            name = self.class_names[label].replace("/", "_")
-            target = Path(folder) / f"{label:04d}_{name}" / f"{number:06d}.png"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            to_picture(image).save(target)
+        factor = 1 if decoded else self.factor
+        metadata = _describe(labels, self.class_names, factor, self.mean, self.std, self.info)
+        content = Content(images.clamp(0, 1), labels, metadata)
+        write_content(content, to, Path(path))
+        return content
 
 
-def to_picture(image: Tensor) -> Image:
-    """8 bits, grey or RGB, of an image ``(C, H, W)`` in [0, 1]."""
-    pixels = (image * 255).round().byte().permute(1, 2, 0)
-    return fromarray(pixels.squeeze(-1).numpy())
+def _describe(
+    labels: Tensor,
+    class_names: Sequence[str],
+    factor: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    info: dict[str, Any],
+) -> dict[str, Any]:
+    """What a file says of its images and labels."""
+    return {
+        "classes": list(class_names),
+        "ipc": len(labels) // len(class_names),
+        "factor": factor,
+        "mean": list(mean),
+        "std": list(std),
+        **dict(sorted(info.items())),  # files of tensors keep no order
+    }
 
 
 def save_set(
@@ -262,13 +358,5 @@ def save_set(
     Raises:
         UserError: if the file cannot be written.
     """
-    metadata = {
-        "format": FORMAT,
-        "classes": list(class_names),
-        "ipc": len(labels) // len(class_names),
-        "factor": factor,
-        "mean": list(mean),
-        "std": list(std),
-        **info,
-    }
+    metadata = {"format": FORMAT, **_describe(labels, class_names, factor, mean, std, info)}
     write_tensors(Path(path), {"images": images, "labels": labels}, metadata)

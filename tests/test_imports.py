@@ -8,14 +8,14 @@ from tests.helpers.sources import ROOT, module_files
 
 # a room imports from rooms of later lines alone; those of one line do not know each other
 FLOORS = (
-    ("condense", "evaluate", "compare", "moments", "adapters", "hub_kernel"),
+    ("condense", "evaluate", "compare", "moments", "adapters", "hub_kernel", "export"),
     ("construction", "comparison", "analysis"),
     ("engine", "evaluation"),
     ("run", "initial"),
     ("config",),
     ("condense_settings",),
     ("command_line", "settings", "synthetic", "distributed", "augment"),
-    ("methods", "networks", "coreset"),
+    ("methods", "networks", "coreset", "formats"),
     ("presets",),
     ("kernels", "loaders"),
     ("common",),

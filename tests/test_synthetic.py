@@ -153,10 +153,10 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["set"]
 
 
-def test_export_writes_one_png_per_image(tmp_path) -> None:
+def test_an_image_folder_is_one_png_per_image(tmp_path) -> None:
     one = a_set()
-    one.export(tmp_path / "png")
-    one.export(tmp_path / "tiles", decoded=True)
+    one.export(tmp_path / "png", "imagefolder", decoded=False)
+    one.export(tmp_path / "tiles", "imagefolder")
     files = sorted((tmp_path / "png").rglob("*.png"))
     assert [f.parent.name for f in files] == ["0000_a"] * 2 + ["0001_b_c"] * 2 + ["0002_d"] * 2
     read = pil_to_tensor(Image.open(files[3])).float() / 255

@@ -1,6 +1,7 @@
 """Files that are complete or absent, and locks on files."""
 
 import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -48,6 +49,19 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: expected this file, found none") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: expected JSON, found a damaged file ({error})") from error
+
+
+def hash_files(path: Path) -> str:
+    """SHA-256 of a file, or of the names and contents of all files in a folder, hexadecimal."""
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    digest = hashlib.sha256()
+    for each in files:
+        if each != path:
+            digest.update(f"{each.relative_to(path)}\0{each.stat().st_size}\0".encode())
+        with each.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def sync_folder(folder: Path) -> None:

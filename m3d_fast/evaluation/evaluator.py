@@ -3,7 +3,6 @@
 Only this module reads test images.
 """
 
-import hashlib
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
@@ -16,6 +15,7 @@ import torch
 
 from ..common.checks import check_name, check_positive
 from ..common.errors import UserError
+from ..common.files import hash_files
 from ..common.hardware import (
     check_precision,
     compile_pays,
@@ -29,13 +29,12 @@ from ..networks import build_network
 from ..networks.borrowed import Borrowed
 from ..run.environment import describe_environment
 from ..run.folder import RunFolder
-from ..synthetic import SyntheticSet
 from .config import BASELINES, TEST_SPLITS, WHOLE, EvaluateConfig
 from .protocols import Protocol, protocol_for
 from .results import Results
 from .runner import Setup
 from .scheduler import Scheduler
-from .set_file import SetFile
+from .set_file import SetFile, is_set
 from .teacher import TRAINED
 from .teaching import Teaching
 from .training_sets import TrainingSets
@@ -60,8 +59,8 @@ def evaluate(
     the networks; the results are those of one process.
 
     Args:
-        run: the run folder, or the ``.safetensors`` file of a condensed set; that has no
-            initialisation.
+        run: the run folder, or a condensed set in a file or folder of any format that
+            :meth:`SyntheticSet.load` reads; that has no initialisation.
         config: settings; None takes the published protocol's value.
         dataset: of a file, whose test images count; None for that named in it.
         out: of a file, the folder of the results; None for that of the file.
@@ -97,15 +96,16 @@ def evaluate(
 
 
 def _find_subject(path: Path, dataset: str | None, out: str | None) -> RunFolder | SetFile:
-    """What is evaluated: a run folder, or a file."""
-    if path.is_file():
+    """What is evaluated: a run folder, or a set in any format."""
+    run = RunFolder(path)
+    if path.exists() and not run.config_file.exists() and (dataset or is_set(path)):
         return SetFile(path, dataset, out)
     if dataset is not None or out is not None:
         raise UserError(
             f"{path}: expected the file of a condensed set beside --dataset and --out; a run "
             f"folder has both"
         )
-    return RunFolder(path)
+    return run
 
 
 class Evaluation:
@@ -123,7 +123,7 @@ class Evaluation:
     def __init__(self, run: RunFolder | SetFile, config: EvaluateConfig, ranks: Ranks) -> None:
         self.run, self.config, self.ranks = run, config, ranks
         self.settings = run.load_config()
-        self.synthetic = SyntheticSet.load(run.synthetic_file)
+        self.synthetic = run.load_set()
         self.networks = _split_names(config.networks or self.settings.network)
         baselines = _split_names(config.baselines)
         for name in baselines:
@@ -154,7 +154,7 @@ class Evaluation:
         self._eager = frozenset(borrowed if config.compile is None else ())
         self.protocol = self._choose_protocol()
         self.test: RealImages = self._open_later(config.split)()
-        self.synthetic.check_classes(self.test.class_names, "the condensed set")
+        self.synthetic = self.synthetic.with_classes(self.test.class_names, "the condensed set")
         self.teaching = self._choose_labels()
         self.setup = self._choose_setup()
         sets = TrainingSets(
@@ -232,8 +232,7 @@ class Evaluation:
 
     @cached_property
     def _synthetic_sha256(self) -> str:
-        with self.run.synthetic_file.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return hash_files(self.run.synthetic_file)
 
     def _choose_setup(self) -> Setup:
         """What all networks have in common."""

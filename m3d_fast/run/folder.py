@@ -12,6 +12,7 @@ from typing import Any
 from ..common.errors import UserError
 from ..common.files import read_json, replace_atomically, write_json
 from ..config import MACHINE, CondenseConfig, ResolvedConfig
+from ..synthetic import SyntheticSet
 from .checkpoint import Checkpoints
 from .environment import describe_environment
 from .lock import LOCK_FILE, FolderLock
@@ -172,6 +173,14 @@ class RunFolder:
     def pretraining_seconds(self) -> float:
         """Time that training networks took before the run: a pool's, whichever run trained it."""
         return float(read_json(self.config_file).get("pretraining_seconds", 0.0))
+
+    def load_set(self) -> SyntheticSet:
+        """The condensed set.
+
+        Raises:
+            UserError: if the file is missing or damaged.
+        """
+        return SyntheticSet.load(self.synthetic_file)
 
     def condensation_seconds(self) -> float:
         """Time spent in the iterations of the run; 0 before the first."""

@@ -7,7 +7,8 @@ from PIL.Image import Resampling
 from torch import Tensor
 
 from ..common.files import replace_atomically
-from ..synthetic import SyntheticSet, decode, to_picture
+from ..formats.image_folder import to_picture
+from ..synthetic import SyntheticSet, decode
 
 ROWS, COLUMNS = 100, 10  # at most: classes, and images of each
 GAP = 2  # pixels between images

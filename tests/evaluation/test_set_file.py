@@ -41,6 +41,25 @@ def test_a_file_has_the_accuracies_of_its_run(run: Path, file: Path) -> None:
     assert written["condensation_seconds"] is None
 
 
+def test_sets_of_others_have_the_accuracies_of_theirs(run: Path, tmp_path: Path) -> None:
+    known = SyntheticSet.load(run / "synthetic.safetensors")
+    images, labels = known.decode()
+    shuffled = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    torch.save({"images": images[shuffled], "labels": labels[shuffled]}, tmp_path / "theirs.pt")
+    known.export(tmp_path / "folder", "imagefolder")
+    known.export(tmp_path / "exact.npz", "npz", decoded=False)
+    expected = evaluate(run, QUICK)["results"][1]["accuracies"]
+    exact = evaluate(tmp_path / "exact.npz", QUICK)["results"][0]
+    assert exact["accuracies"] == expected
+    theirs = evaluate(tmp_path / "theirs.pt", QUICK, dataset="digits")["results"][0]
+    assert theirs["method"] == "condensed"
+    # within a class in another order: not to the last bit, but not to another class either
+    assert theirs["mean"] == pytest.approx(exact["mean"], abs=0.15)
+    rounded = evaluate(tmp_path / "folder", QUICK)["results"][0]
+    assert rounded["mean"] == pytest.approx(exact["mean"], abs=0.05)
+    assert (tmp_path / "folder.evaluation.json").is_file()
+
+
 def test_the_command_prints_the_table(file: Path, tmp_path: Path, capsys) -> None:
     words = ["--epochs=1", "--repeats=1", "--device=cpu", "--baselines=random"]
     given = ["--set", str(file), "--dataset", "digits", "--out", str(tmp_path / "results")]
@@ -71,7 +90,7 @@ def test_what_does_not_fit_is_refused_and_nothing_written(run: Path, file: Path)
         evaluate(run, QUICK, dataset="digits")
     with pytest.raises(UserError, match="split held-out"):
         evaluate(file, EvaluateConfig(split="held-out"), dataset="digits")
-    with pytest.raises(UserError, match=r"set: .*none\.safetensors is not a file"):
+    with pytest.raises(UserError, match=r"set: .*none\.safetensors is not the file or folder"):
         command(build_parser().parse_args(["--set", str(file.parent / "none.safetensors")]))
     assert sorted(file.parent.iterdir()) == before
 

@@ -1,0 +1,1 @@
+"""Files of labelled images in the forms that others read and write."""
