@@ -1,6 +1,7 @@
 """``python -m m3d_fast.evaluate``: train networks on a condensed set and test them."""
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 
@@ -11,10 +12,13 @@ from .common.hardware import keep_freed_memory
 from .common.processes import rank_of_process
 from .evaluation.config import EvaluateConfig
 from .evaluation.evaluator import evaluate
-from .evaluation.results import table
+from .evaluation.results import describe_size, table
+from .evaluation.scores import name_missing
 from .evaluation.set_file import is_set
 
 sys.modules[__name__].__class__ = CallableModule
+
+log = logging.getLogger("m3d_fast")
 
 DESCRIPTION = """\
 Train networks on a run's condensed set, its initialisation and baselines; test on real images.
@@ -62,6 +66,10 @@ def command(arguments: argparse.Namespace) -> None:
         raise UserError(f"set: {file} is not the file or folder of a condensed set")
     content = evaluate(file or run, EvaluateConfig(**settings), dataset=dataset, out=out)
     if rank_of_process() == 0:
+        log.info("%s", describe_size(content))
+        missing = name_missing(content)
+        if missing is not None:
+            log.info("%s", missing)
         sys.stdout.write(table(content) + "\n")
 
 

@@ -8,6 +8,7 @@ from ..settings import fill_defaults, setting
 
 WHOLE = "whole"  # the full training set: what a small one can reach at best
 BASELINES = (*CORESETS, WHOLE)
+PLAIN = "none"  # augmentation of the evaluation that a score needs besides the usual one
 TEST_SPLITS = ("test", "held-out")
 
 
@@ -55,6 +56,12 @@ class EvaluateConfig:
     )
     baselines: str = setting(
         group="protocol", metavar="NAMES", help=f"by commas: {', '.join(BASELINES)}", default=""
+    )
+    augment: str | None = setting(
+        group="protocol",
+        metavar="NAME",
+        help=f"{PLAIN}: neither augmentation nor CutMix, into evaluation_plain.json "
+        "[the protocol's]",
     )
     whole_epochs: int | None = setting(
         group="protocol",

@@ -29,11 +29,12 @@ from ..networks import build_network
 from ..networks.borrowed import Borrowed
 from ..run.environment import describe_environment
 from ..run.folder import RunFolder
-from .config import BASELINES, TEST_SPLITS, WHOLE, EvaluateConfig
+from .config import BASELINES, PLAIN, TEST_SPLITS, WHOLE, EvaluateConfig
 from .protocols import Protocol, protocol_for
 from .results import Results
 from .runner import Setup
 from .scheduler import Scheduler
+from .scores import find_counterpart
 from .set_file import SetFile, is_set
 from .teacher import TRAINED
 from .teaching import Teaching
@@ -89,9 +90,16 @@ def evaluate(
                     folder.prepare()
                 folder.lock.acquire()
         with ranks.together():
-            results = Results(folder.evaluation_file, evaluation.describe())
+            plain = settings.augment == PLAIN
+            usual = folder.evaluation_file
+            file = find_counterpart(usual, plain=False) if plain else usual
+            other = find_counterpart(file, plain=plain)
+            results = Results(file, evaluation.describe(), other)
         with use_device(str(evaluation.device)):
             evaluation.complete(results)
+        with ranks.together():
+            if results.update_scores() and ranks.leads:
+                results.save()
     return results.content
 
 
@@ -194,6 +202,9 @@ class Evaluation:
             protocol = replace(protocol, epochs=self.config.epochs)
         if self.config.whole_epochs is not None:
             check_positive("whole_epochs", self.config.whole_epochs)
+        if self.config.augment is not None:
+            check_name("augment", self.config.augment, (PLAIN,))
+            protocol = replace(protocol, augment=PLAIN, cutmix=0.0)
         if self.config.repeats is not None:
             check_positive("repeats", self.config.repeats)
             protocol = replace(protocol, repeats=self.config.repeats)
@@ -289,6 +300,9 @@ class Evaluation:
             "factor": self.synthetic.factor,
             "method": self.settings.method,
             "condensation_seconds": self.run.condensation_seconds(),
+            "pretraining_seconds": self.run.pretraining_seconds(),
+            "image_bytes": self.synthetic.images.numel() * self.synthetic.images.itemsize,
+            "hard_label_bytes": self.synthetic.labels.numel() * self.synthetic.labels.itemsize,
             "test_images": sum(self.test.class_sizes),  # of the split
             "synthetic_sha256": self._synthetic_sha256,
             "label_bytes": self.teaching.label_bytes,  # of stored soft labels

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common.files import read_json, write_json
+from .scores import SCORES, add_scores
 
 log = logging.getLogger("m3d_fast")
 
@@ -47,10 +48,12 @@ class Results:
     Args:
         file: ``evaluation.json``, which need not exist; read here, written by :meth:`save`.
         content: of the file, without results.
+        counterpart: the file of the evaluation with the other augmentation, which need not exist.
     """
 
-    def __init__(self, file: Path, content: dict[str, Any]) -> None:
+    def __init__(self, file: Path, content: dict[str, Any], counterpart: Path) -> None:
         self.file, self.content = file, content | {"results": []}
+        self._counterpart = counterpart
         self._outdated = False  # whether the file is of another protocol or condensed set
         if file.exists():
             before = read_json(file)
@@ -99,8 +102,16 @@ class Results:
         result["training_images"] = outcome.training_images
         result["epochs"] = outcome.epochs
 
+    def update_scores(self) -> bool:
+        """Compute the scores beside accuracy; returns whether any has changed."""
+        before = [dict(result.get("scores", {})) for result in self.content["results"]]
+        other = read_json(self._counterpart) if self._counterpart.exists() else None
+        add_scores(self.content, other)
+        return before != [result.get("scores", {}) for result in self.content["results"]]
+
     def save(self) -> None:
         """Write the file."""
+        self.update_scores()
         write_json(self.file, self.content)
 
     def log_completed(self, outcomes: list[Outcome], repeats: int) -> None:
@@ -127,22 +138,29 @@ class Results:
 
 
 def table(content: dict[str, Any]) -> str:
-    """The results as text: accuracy in percent, seconds to condense and to evaluate.
+    """The results as text: accuracy and scores in percent, seconds to construct and to evaluate.
 
     They are of one kind of labels, hard or soft, which the title of the accuracies names.
     """
     accuracy = name_accuracy(content["protocol"])
-    rows = [("method", "network", accuracy, "networks", "condense (s)", "evaluate (s)")]
-    for result in content["results"]:
-        condensed = result["method"] == content["method"]
-        seconds = content["condensation_seconds"] if condensed else None
+    results = content["results"]
+    known = [
+        name for name in SCORES if any(r.get("scores", {}).get(name) is not None for r in results)
+    ]
+    titles = [f"{SCORES[name]} (%)" for name in known]
+    rows = [("method", "network", accuracy, "networks", *titles, "condense (s)", "evaluate (s)")]
+    spent = (content["condensation_seconds"], content.get("pretraining_seconds"))
+    for result in results:
+        seconds = None if result["method"] != content["method"] else spent[0]
+        scores = [result.get("scores", {}).get(name) for name in known]
         rows.append(
             (
                 result["method"],
                 result["network"],
                 format_percent(result),
                 str(len(result["accuracies"])),
-                "" if seconds is None else f"{seconds:.0f}",
+                *("" if score is None else f"{100 * score:.1f}" for score in scores),
+                "" if seconds is None else f"{seconds + (spent[1] or 0):.0f}",
                 f"{result['seconds']:.0f}",
             )
         )
@@ -152,6 +170,14 @@ def table(content: dict[str, Any]) -> str:
 def name_accuracy(protocol: dict[str, Any]) -> str:
     """Title of a column of accuracies: hard and soft labels never share one."""
     return f"{protocol['labels']} labels, {protocol['split']} accuracy (%)"
+
+
+def describe_size(content: dict[str, Any]) -> str:
+    """One line: the bytes of the condensed set."""
+    images, soft = content["image_bytes"], content["label_bytes"]
+    labels = content["hard_label_bytes"] if soft is None else soft
+    kind = "hard" if soft is None else "stored soft"
+    return f"condensed set: {images:,} bytes of images and {labels:,} of {kind} labels"
 
 
 def align(rows: Sequence[Sequence[str]]) -> str:

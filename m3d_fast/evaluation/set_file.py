@@ -80,6 +80,10 @@ class SetFile:
         """Not known."""
         return
 
+    def pretraining_seconds(self) -> None:
+        """Not known."""
+        return
+
     def prepare(self) -> None:
         """Make the folder of the results."""
         try:
