@@ -15,6 +15,8 @@ from .evaluation.evaluator import evaluate
 from .evaluation.results import describe_size, table
 from .evaluation.scores import name_missing
 from .evaluation.set_file import is_set
+from .evaluation.snapshots import evaluate_snapshots
+from .evaluation.snapshots import table as table_of_snapshots
 
 sys.modules[__name__].__class__ = CallableModule
 
@@ -26,6 +28,7 @@ Train networks on a run's condensed set, its initialisation and baselines; test 
   python -m m3d_fast.evaluate runs/RUN
   python -m m3d_fast.evaluate runs/RUN --networks convnet3,resnet18 --baselines random,herding
   python -m m3d_fast.evaluate runs/RUN --protocol soft --teacher resnet18:WEIGHTS.pt
+  python -m m3d_fast.evaluate runs/RUN --snapshots
   python -m m3d_fast.evaluate --set FILE.safetensors --dataset fashionmnist
 
 Results go to RUN/evaluation.json, or FILE.evaluation.json, after every network; what is already
@@ -51,6 +54,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="or anybody's condensed set: .safetensors, .npz, .pt, "
         ".beton, a folder of class folders, .parquet, images.pt and labels.pt",
     )
+    parser.add_argument(
+        "--snapshots",
+        action="store_true",
+        help="evaluate the snapshots of the run as well: accuracy over iterations",
+    )
     of_set = parser.add_argument_group("with --set")
     of_set.add_argument("--dataset", metavar="NAME", help="its data set [that named in the file]")
     of_set.add_argument("--out", metavar="DIR", help="folder of the results [beside the file]")
@@ -62,6 +70,13 @@ def command(arguments: argparse.Namespace) -> None:
     """Run one evaluation and print its table."""
     settings = vars(arguments)
     run, file, dataset, out = (settings.pop(name) for name in ("run", "set", "dataset", "out"))
+    if settings.pop("snapshots"):
+        if run is None:
+            raise UserError("snapshots: expected a run folder, got --set")
+        found = evaluate_snapshots(run, EvaluateConfig(**settings))
+        if rank_of_process() == 0:
+            sys.stdout.write(table_of_snapshots(found) + "\n")
+        return
     if file is not None and not is_set(Path(file)):
         raise UserError(f"set: {file} is not the file or folder of a condensed set")
     content = evaluate(file or run, EvaluateConfig(**settings), dataset=dataset, out=out)

@@ -74,14 +74,22 @@ def evaluate(
         UserError: for invalid settings, files or data.
         RankLost: if another rank of the job is gone.
     """
-    with join_ranks() as ranks, ExitStack() as stack:
+    with join_ranks() as ranks:
         with ranks.together():
-            folder = _find_subject(Path(run), dataset, out)
+            subject = find_subject(Path(run), dataset, out)
+        return evaluate_subject(subject, config or EvaluateConfig(), ranks)
+
+
+def evaluate_subject(
+    folder: RunFolder | SetFile, settings: EvaluateConfig, ranks: Ranks
+) -> dict[str, Any]:
+    """Evaluate a run or a set, as :func:`evaluate`, with these ranks."""
+    with ExitStack() as stack:
+        with ranks.together():
             stack.enter_context(folder.lock)
             folder.load_config()  # raises where it is no run folder
             if ranks.leads:
                 folder.lock.check_free()
-        settings = config or EvaluateConfig()
         # the first rank may pack the test images for the others
         evaluation = ranks.leader_first(lambda: Evaluation(folder, settings, ranks))
         with ranks.together():
@@ -103,7 +111,7 @@ def evaluate(
     return results.content
 
 
-def _find_subject(path: Path, dataset: str | None, out: str | None) -> RunFolder | SetFile:
+def find_subject(path: Path, dataset: str | None, out: str | None) -> RunFolder | SetFile:
     """What is evaluated: a run folder, or a set in any format."""
     run = RunFolder(path)
     if path.exists() and not run.config_file.exists() and (dataset or is_set(path)):

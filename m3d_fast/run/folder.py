@@ -184,13 +184,14 @@ class RunFolder:
 
     def condensation_seconds(self) -> float:
         """Time spent in the iterations of the run; 0 before the first."""
-        return float(sum(line["seconds"] for line in self._read_metrics()))
+        return float(sum(line["seconds"] for line in self.read_metrics()))
 
     def peak_memory(self) -> int | None:
         """Most bytes that the run took on a device, or in a process on a CPU; None before any."""
-        return max((line["memory_bytes"] for line in self._read_metrics()), default=None)
+        return max((line["memory_bytes"] for line in self.read_metrics()), default=None)
 
-    def _read_metrics(self) -> list[dict[str, Any]]:
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The lines of ``metrics.jsonl``."""
         if not self.metrics_file.exists():
             return []
         lines = self.metrics_file.read_text(encoding="utf-8").splitlines()

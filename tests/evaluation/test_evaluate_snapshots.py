@@ -1,0 +1,74 @@
+"""Accuracy over iterations: every snapshot under one protocol, resumed where it was interrupted."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from m3d_fast.common.errors import UserError
+from m3d_fast.evaluation import snapshots
+from m3d_fast.evaluation.config import EvaluateConfig
+from m3d_fast.evaluation.evaluator import evaluate
+from m3d_fast.evaluation.snapshots import evaluate_snapshots
+from tests.helpers.commands import finish_run, run
+
+QUICK = {"epochs": 1, "repeats": 1, "device": "cpu", "precision": "fp32"}
+
+
+@pytest.fixture(scope="module")
+def condensed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("snapshots") / "run"
+    return finish_run(out, "--iterations", "5", "--snapshot-every", "2")
+
+
+def test_every_snapshot_has_the_accuracies_of_its_set(condensed: Path, monkeypatch) -> None:
+    evaluated = []
+
+    def stop(subject, *others):
+        if len(evaluated) == 2:
+            raise KeyboardInterrupt
+        evaluated.append(subject)
+        return whole(subject, *others)
+
+    whole = snapshots.evaluate_subject
+    monkeypatch.setattr(snapshots, "evaluate_subject", stop)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_snapshots(condensed, EvaluateConfig(**QUICK))
+    partial = json.loads((condensed / "snapshots.json").read_text())
+    assert [result["iteration"] for result in partial["results"]] == [0, 2, 5]
+    monkeypatch.undo()
+    first = condensed / "snapshots" / "0000002.evaluation.json"
+    before = first.read_bytes()
+
+    given = [f"--{name}={value}" for name, value in QUICK.items()]
+    done = run("evaluate", str(condensed), "--snapshots", *given)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()[2:]]
+    assert [row[1] for row in rows] == ["0", "2", "4", "5"]
+    assert first.read_bytes() == before, "not trained again"
+    content = json.loads((condensed / "snapshots.json").read_text())
+    assert content["results"][0] == partial["results"][0]
+    alone = evaluate(
+        condensed / "snapshots" / "0000004.safetensors",
+        EvaluateConfig(**QUICK),
+        out=str(condensed / "other"),
+    )
+    assert content["results"][2]["accuracies"] == alone["results"][0]["accuracies"]
+    spent = [result["condensation_seconds"] for result in content["results"]]
+    assert spent == sorted(spent)
+    assert spent[0] == 0 < spent[1] < spent[3]
+    assert (condensed / "snapshots.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_cannot_be_evaluated_is_one_sentence(condensed: Path, tmp_path: Path) -> None:
+    bare = shutil.copytree(condensed, tmp_path / "bare")
+    shutil.rmtree(bare / "snapshots")
+    with pytest.raises(UserError, match=r"snapshots: .*bare has none; condense with --snapshot-e"):
+        evaluate_snapshots(bare)
+    with pytest.raises(UserError, match="snapshots: expected no --baselines"):
+        evaluate_snapshots(condensed, EvaluateConfig(baselines="random"))
+    done = run("evaluate", "--set", str(bare / "synthetic.safetensors"), "--snapshots")
+    assert done.returncode == 2
+    assert re.search("snapshots: expected a run folder, got --set", done.stderr)
