@@ -8,8 +8,9 @@ from tests.helpers.sources import ROOT, module_files
 
 # a room imports from rooms of later lines alone; those of one line do not know each other
 FLOORS = (
-    ("condense", "evaluate", "compare", "moments", "adapters", "hub_kernel", "export"),
+    ("condense", "evaluate", "compare", "moments", "adapters", "hub_kernel", "export", "continual"),
     ("construction", "comparison", "analysis"),
+    ("incremental",),
     ("engine", "evaluation"),
     ("run", "initial"),
     ("config",),

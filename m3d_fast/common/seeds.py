@@ -26,6 +26,7 @@ PURPOSES = (
     "network-training",
     "probe-noise",
     "dropout",
+    "class-order",
 )
 
 

@@ -1,7 +1,7 @@
 """Accuracy over the iterations of a run: its snapshots under one protocol."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from ..distributed import join_ranks
 from ..run.folder import RunFolder
 from .config import EvaluateConfig
 from .evaluator import evaluate_subject
+from .pictures import save_lines
 from .results import align, format_percent
 
 log = logging.getLogger("m3d_fast")
@@ -106,41 +107,6 @@ def _save(content: Mapping[str, Any], folder: Path) -> None:
     title = f"{content['dataset']}, {content['method']}, ipc {content['ipc']}"
     with replace_atomically(folder / PICTURE) as temporary:
         save_lines(lines, temporary, across="iteration", title=title)
-
-
-def save_lines(
-    lines: Mapping[str, Sequence[tuple[float, Mapping[str, Any]]]],
-    path: Path,
-    *,
-    across: str,
-    title: str,
-) -> None:
-    """PNG of lines of mean accuracy, with bands of one standard deviation.
-
-    Args:
-        lines: by label, places on the x axis and ``mean`` and ``std`` there, fractions of 1.
-        path: of the file.
-        across: what the x axis shows.
-        title: of the picture.
-    """
-    from matplotlib.figure import Figure  # slow to import
-
-    figure = Figure(figsize=(6.5, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for label, points in lines.items():
-        places = [place for place, _ in points]
-        means = [100 * each["mean"] for _, each in points]
-        spreads = [100 * (each["std"] or 0) for _, each in points]
-        (line,) = axes.plot(places, means, marker="o", label=label)
-        low = [mean - spread for mean, spread in zip(means, spreads, strict=True)]
-        high = [mean + spread for mean, spread in zip(means, spreads, strict=True)]
-        axes.fill_between(places, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
-    axes.set_xlabel(across)
-    axes.set_ylabel("accuracy (%)")
-    axes.set_title(title)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, format="png", dpi=120)
 
 
 def table(content: Mapping[str, Any]) -> str:

@@ -1,0 +1,1 @@
+"""Class-incremental learning with condensed sets as the memory."""
