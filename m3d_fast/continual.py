@@ -19,8 +19,8 @@ condensed images of all classes seen so far and tested on the test images of the
   python -m m3d_fast.continual runs/M3D runs/DM --steps 5
   python -m m3d_fast.continual runs/RUN FILE.safetensors --steps 10 --random
 
-Writes continual.json and continual.png after every network, and prints the table: mean and standard
-deviation over orders of the classes. The same command goes on where it was interrupted. What is not
+Writes continual.json after every network and continual.png after every order of the classes, and
+prints the table: mean and standard deviation over the orders. The same command goes on where it was interrupted. What is not
 given takes the published protocol's value. Defaults stand in brackets."""
 
 

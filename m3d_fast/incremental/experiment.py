@@ -74,8 +74,8 @@ def learn_continually(
 ) -> dict[str, Any]:
     """Compare condensed sets as the memory of class-incremental learning.
 
-    After every network ``continual.json`` and ``continual.png`` are written in ``config.out``; a
-    second call trains what is missing.
+    After every network ``continual.json`` is written in ``config.out``, after every order of the
+    classes ``continual.png``; a second call trains what is missing.
 
     Args:
         sets: run folders, or sets that :meth:`SyntheticSet.load` reads, of one data set and size.

@@ -69,7 +69,7 @@ class Results:
         }
 
     def add(self, name: str, order: int, accuracy: float) -> None:
-        """Add the accuracy of the next step of an order, and write the files."""
+        """Add the accuracy of the next step of an order; write the file, and then its picture."""
         found = [result for result in self.content["results"] if result["set"] == name]
         result = found[0] if found else {"set": name, "orders": []}
         if not found:
@@ -79,7 +79,8 @@ class Results:
         result["orders"][order].append(accuracy)
         _summarise(result, self.content["steps"])
         write_json(self._folder / FILE, self.content)
-        self._draw()
+        if len(result["orders"][order]) == self.content["steps"]:
+            self._draw()
 
     def _draw(self) -> None:
         per_step = self.content["classes_per_step"]

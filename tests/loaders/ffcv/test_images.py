@@ -24,6 +24,7 @@ from tests.helpers.betons import CLASS_SIZES, JPEG, ORIGINAL, RAW, SIDE, describ
 
 pytest.importorskip("m3d_fast.loaders.ffcv.library", exc_type=ImportError)
 
+from m3d_fast import SyntheticSet
 from m3d_fast.loaders import DataError
 from m3d_fast.loaders.ffcv.images import FfcvImages, _Index, load_ffcv
 from m3d_fast.loaders.ffcv.packed_file import open_packed
@@ -459,6 +460,21 @@ print("never left the context")
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "never left the context\n"
+
+
+def test_a_condensed_set_is_exported_and_read_again(tmp_path: Path) -> None:
+    # of m3d_fast/formats/beton.py, here where the loop around FFCV is compiled already
+    names, labels = ("a", "b/c", "d"), torch.arange(3).repeat_interleave(2)
+    info = {"dataset": "folder", "method": "m3d"}
+    before = SyntheticSet(torch.rand(6, 1, 16, 16), labels, names, 2, (0.1,), (0.4,), info)
+    before.export(tmp_path / "set.beton", "beton", decoded=False)
+    after = SyntheticSet.load(tmp_path / "set.beton")
+    torch.testing.assert_close(after.images, before.images, atol=0.5 / 255 + 1e-6, rtol=0)
+    assert after.labels.tolist() == labels.tolist()
+    assert (after.class_names, after.factor, after.mean) == (names, 2, (0.1,))
+    assert after.info == info
+    files = {path.name for path in tmp_path.iterdir()}
+    assert files == {"set.beton", "set.beton.json", "set.beton.set.json"}
 
 
 def test_the_index_takes_few_bytes_an_image(packed: Path) -> None:
