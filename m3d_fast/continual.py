@@ -20,8 +20,8 @@ condensed images of all classes seen so far and tested on the test images of the
   python -m m3d_fast.continual runs/RUN FILE.safetensors --steps 10 --random
 
 Writes continual.json after every network and continual.png after every order of the classes, and
-prints the table: mean and standard deviation over the orders. The same command goes on where it was interrupted. What is not
-given takes the published protocol's value. Defaults stand in brackets."""
+prints the table: mean and standard deviation over the orders. The same command goes on where it was
+interrupted. What is not given takes the published protocol's value. Defaults stand in brackets."""
 
 
 def build_parser() -> argparse.ArgumentParser:
