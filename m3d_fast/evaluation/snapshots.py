@@ -13,7 +13,7 @@ from ..run.folder import RunFolder
 from .config import EvaluateConfig
 from .evaluator import evaluate_subject
 from .pictures import save_lines
-from .results import align, format_percent
+from .results import align, format_percent, name_accuracy
 
 log = logging.getLogger("m3d_fast")
 
@@ -111,7 +111,7 @@ def _save(content: Mapping[str, Any], folder: Path) -> None:
 
 def table(content: Mapping[str, Any]) -> str:
     """The results as text, a row per network and iteration."""
-    accuracy = f"{content['protocol']['split']} accuracy (%)"
+    accuracy = name_accuracy(content["protocol"])
     rows = [("network", "iteration", accuracy, "networks")]
     for result in content["results"]:
         numbers = format_percent(result), str(len(result["accuracies"]))

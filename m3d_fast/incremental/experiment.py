@@ -6,7 +6,7 @@ the test images of these classes. No earlier network is kept, and no other image
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,7 @@ from ..coreset import random_images
 from ..evaluation.evaluator import find_subject
 from ..evaluation.protocols import Protocol, protocol_for
 from ..evaluation.results import Task
-from ..evaluation.runner import Job, Runner, Setup
+from ..evaluation.runner import TEST_WORK, Job, Runner, Setup
 from ..loaders import RealImages, open_dataset
 from ..networks import build_network
 from ..run.environment import describe_environment
@@ -193,16 +193,27 @@ class Experiment:
         """Train the networks that are missing in ``results``."""
         steps, orders = self.config.steps, self.config.orders
         missing = results.find_missing([m.name for m in self._memories(0)], orders, steps)
-        done = 0
-        with Progress("continual", len(missing), last_line=False) as progress:
+        tasks = [
+            (memory.name, order, step, self._count_work(memory, step))
+            for memory in self._memories(0)
+            for order in range(orders)
+            for step in range(steps)
+        ]
+        total, finished, done = sum(t[3] for t in tasks if t[:3] in missing), 0, 0
+        with Progress("continual", total, last_line=False) as progress:
+
+            def report(work: int) -> None:
+                nonlocal done
+                done += work
+                progress.update(min(done, total), f"{finished} of {len(missing)} networks")
+
             for order in sorted({order for _, order, _ in missing}):
                 for memory in self._memories(order):
                     for step in range(steps):
                         if (memory.name, order, step) in missing:
-                            accuracy = self._train_network(memory, order, step)
+                            accuracy = self._train_network(memory, order, step, report)
                             results.add(memory.name, order, accuracy)
-                            done += 1
-                            progress.update(done)
+                            finished += 1
 
     def _memories(self, order: int) -> "list[_Memory]":
         """What is compared, for an order of classes: random images are drawn anew."""
@@ -220,7 +231,16 @@ class Experiment:
             found.append(_Memory(RANDOM, random_images(self._train, count, seed), 1))
         return found
 
-    def _train_network(self, memory: "_Memory", order: int, step: int) -> float:
+    def _count_work(self, memory: "_Memory", step: int) -> int:
+        """The work of a network, in training images; test images are as many of every class."""
+        protocol = self._choose_protocol(memory.per_class, len(memory.images))
+        classes = (step + 1) * self.group
+        tested = len(self.test) * classes / len(memory.images)
+        return int(memory.per_class * classes * protocol.epochs + tested * TEST_WORK)
+
+    def _train_network(
+        self, memory: "_Memory", order: int, step: int, report: Callable[[int], None]
+    ) -> float:
         """Accuracy of a network after a step, on the test images of the classes seen."""
         everything = draw_order(self.config.seed, order, len(memory.images))
         seen = everything[: (step + 1) * self.group]
@@ -239,7 +259,7 @@ class Experiment:
         )
         images, labels = select_memory(memory.images.to(self.device), memory.factor, seen)
         job = Job(Task(memory.name, self.network, order), images, labels, 0.0)
-        (outcome,) = Runner(setup, self.test.select(seen)).run([job], lambda work: None)
+        (outcome,) = Runner(setup, self.test.select(seen)).run([job], report)
         return outcome.accuracy
 
 

@@ -66,6 +66,9 @@ class TestImages:
         self._labels = torch.cat([labels for _, labels in pieces])
         self._real, self.class_names = real, tuple(real.class_names)
 
+    def __len__(self) -> int:
+        return len(self._images)
+
     def select(self, seen: Sequence[int]) -> MemoryImages:
         """Those of the classes ``seen``, which are numbered in this order."""
         real, device = self._real, self._images.device

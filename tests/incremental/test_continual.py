@@ -54,11 +54,11 @@ def test_an_interrupted_experiment_goes_on(sets: list[Path], tmp_path: Path, mon
     out = tmp_path / "out"
     trained, whole = [], Experiment._train_network
 
-    def stop(self, memory, order, step):
+    def stop(self, memory, order, step, report):
         if len(trained) == 3:
             raise KeyboardInterrupt
         trained.append((memory.name, order, step))
-        return whole(self, memory, order, step)
+        return whole(self, memory, order, step, report)
 
     monkeypatch.setattr(Experiment, "_train_network", stop)
     config = ContinualConfig(**QUICK, out=str(out))
