@@ -129,13 +129,15 @@ def test_a_failed_export_leaves_nothing(tmp_path: Path, monkeypatch) -> None:
         (["--to", "npz", "--out", "new"], "expected a name that ends in .npz for npz, got new"),
         (["--to", "npz", "--out", "new.npz", "--push", "me/it"], "push: expected --to hf"),
         (["--to", "hf", "--out", "new", "--push", "me/it"], "push: .* huggingface_hub"),
+        (["--to", "hf", "--out", "new"], r"pyarrow: pip install 'm3d_fast\[export\]'"),
         (["--to", "imagefolder", "--out", "/dev/null/new"], "cannot be made: /dev/null is not a"),
     ],
 )
 def test_invalid_exports_are_one_sentence(
     words: list[str], message: str, tmp_path: Path, monkeypatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    for package in ("huggingface_hub", "pyarrow"):
+        monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.chdir(tmp_path)
     a_set().save(tmp_path / "set.safetensors")
     done = run("export", "set.safetensors", *words)
