@@ -72,6 +72,8 @@ def to_arguments(settings: Any) -> list[str]:
                 words += [flag, f"{name}={each}"]
         elif isinstance(value, Mapping):
             words += [flag, ",".join(f"{name}:{each}" for name, each in value.items()) or "none"]
+        elif isinstance(value, tuple):
+            words.append(f"{flag}={','.join(map(str, value))}")
         elif value is not None:
             words.append(f"{flag}={value}")
     return words

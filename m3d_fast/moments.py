@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .analysis.comparison import Comparison, compare_runs
+from .analysis.comparison import Comparison, compare_runs, describe_all
 from .analysis.config import MomentsConfig
 from .analysis.pictures import save_bars, save_tsne
 from .analysis.statistics import MEASURES
@@ -15,7 +15,6 @@ from .command_line import add_settings
 from .common.commands import Parser, run_command
 from .common.errors import UserError
 from .common.files import write_json
-from .run.environment import describe_environment
 
 log = logging.getLogger("m3d_fast")
 
@@ -77,13 +76,7 @@ def save(comparisons: Sequence[Comparison], folder: Path, config: MomentsConfig)
     save_bars(comparisons, folder / "moments.png")
     if config.tsne:
         save_tsne(comparisons, folder / "tsne.png", config.seed)
-    content = {
-        "networks": config.networks,
-        "seed": config.seed,
-        "runs": [comparison.describe() for comparison in comparisons],
-        "environment": describe_environment(),
-    }
-    write_json(folder / "moments.json", content)
+    write_json(folder / "moments.json", describe_all(comparisons, config))
     log.info("table and pictures: %s", folder)
 
 

@@ -23,6 +23,7 @@ from ..initial import initial_pixels
 from ..loaders import RealImages, open_dataset
 from ..methods import Reading, Views
 from ..networks import CONDENSING, build_network, check_network, initialise
+from ..run.environment import describe_environment
 from ..run.folder import RunFolder
 from ..synthetic import SyntheticSet, decode
 from .config import MomentsConfig
@@ -147,6 +148,16 @@ def compare_runs(paths: Sequence[str | Path], config: MomentsConfig) -> list[Com
         for result in _Measurement(together, config).compare():
             results[result.run.path] = result
     return [results[path] for path in runs]
+
+
+def describe_all(results: Sequence[Comparison], config: MomentsConfig) -> dict[str, Any]:
+    """The content of ``moments.json``."""
+    return {
+        "networks": config.networks,
+        "seed": config.seed,
+        "runs": [result.describe() for result in results],
+        "environment": describe_environment(),
+    }
 
 
 def _data_of(run: Run) -> tuple[str, str, int, str]:

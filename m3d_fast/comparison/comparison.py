@@ -2,12 +2,15 @@
 
 import logging
 import os
+import shlex
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..command_line import to_arguments
 from ..common.checks import check_name, check_positive
 from ..common.errors import UserError
 from ..config import AS_THEY_ARE, STEPS, CondenseConfig, ResolvedConfig
@@ -51,7 +54,8 @@ def compare(config: CompareConfig) -> dict[str, Any]:
         UserError: for invalid settings or data, before anything is written; or if a run fails.
         Interrupted: after Ctrl-C or SIGTERM; finished work is kept.
     """
-    return Comparison(config).run()
+    comparison = Comparison(config)
+    return comparison.run(lambda content: save(content, comparison.out))
 
 
 class Comparison:
@@ -92,16 +96,34 @@ class Comparison:
             "searches": {},
         }
 
-    def run(self) -> dict[str, Any]:
-        """Run and evaluate what is missing; returns the content of ``compare.json``."""
+    @property
+    def planned(self) -> list[tuple[str, str]]:
+        """Method, as given, and network of every row that the table will have."""
+        networks = str(self._evaluate.networks).split(",")
+        return [(entry.label, network) for entry in self._entries for network in networks]
+
+    @property
+    def evaluation(self) -> EvaluateConfig:
+        """The settings of every evaluation."""
+        return self._evaluate
+
+    def run(self, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        """Run and evaluate what is missing.
+
+        Args:
+            report: is given the content of ``compare.json`` after every result.
+
+        Returns:
+            That content, complete.
+        """
         whole = any(entry.method == WHOLE for entry in self._entries)
         for number, entry in enumerate(self._runs):
-            rate = self._search(entry) if self._is_searched(entry) else None
+            rate = self._search(entry, report) if self._is_searched(entry) else None
             config = self._configure(entry, rate)
             self._condense(entry, config)
             extra = WHOLE if whole and number == len(self._runs) - 1 else ""
             self._add_results(entry, config, replace(self._evaluate, baselines=extra))
-            save(self._content, self.out)
+            report(self._content)
         return self._content
 
     def _configure(self, entry: Entry, rate: float | None = None, **given: Any) -> CondenseConfig:
@@ -199,6 +221,8 @@ class Comparison:
                     "seconds": run.pretraining_seconds() + run.condensation_seconds(),
                     "peak_memory_bytes": run.peak_memory(),
                     "run": str(run.path),
+                    "commit": run.commit(),
+                    "command": f"python -m m3d_fast.condense {shlex.join(to_arguments(config))}",
                 }
             elif result["method"] == WHOLE == evaluation.baselines:
                 row |= {"method": WHOLE, "stored_images": row["decoded_images"]}
@@ -209,7 +233,7 @@ class Comparison:
         labels = self._content["methods"]
         self._content["results"].sort(key=lambda row: labels.index(row["method"]))
 
-    def _search(self, entry: Entry) -> float:
+    def _search(self, entry: Entry, report: Callable[[dict[str, Any]], None]) -> float:
         """The best learning rate of an entry on held-out images, after short runs."""
         full = self._configure(entry).resolve()
         scales = self._config.lr_scales or ()
@@ -234,7 +258,7 @@ class Comparison:
             results = self._measure(config, evaluation)["results"]
             figures.append({"lr_img": rate, "run": config.out, "results": results})
             self._content["searches"][entry.label] = figures
-            save(self._content, self.out)
+            report(self._content)
         best = max(figures, key=_mean_over_networks)
         log.info("%s: learning rate %g is best on held-out images", entry.label, best["lr_img"])
         return float(best["lr_img"])

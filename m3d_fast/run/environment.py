@@ -17,11 +17,20 @@ def describe_environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: _find_version(name) for name in packages},
         "machine": platform.machine(),
+        "processor": _find_processor(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "commit": _find_commit(),
     }
+
+
+def _find_processor() -> str | None:
+    """The processor's name, where the system tells it."""
+    cpus = Path("/proc/cpuinfo")
+    lines = cpus.read_text().splitlines() if cpus.is_file() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, None)
 
 
 def _find_version(package: str) -> str | None:

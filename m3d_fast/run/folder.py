@@ -170,6 +170,11 @@ class RunFolder:
                 f"{self.checkpoints.describe_resume_point()}"
             ) from error
 
+    def commit(self) -> str | None:
+        """Commit of the checkout that started the run; None if it was installed."""
+        commit: str | None = read_json(self.config_file)["environment"]["commit"]
+        return commit
+
     def pretraining_seconds(self) -> float:
         """Time that training networks took before the run: a pool's, whichever run trained it."""
         return float(read_json(self.config_file).get("pretraining_seconds", 0.0))

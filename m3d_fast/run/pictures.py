@@ -1,6 +1,7 @@
 """Pictures of a condensed set."""
 
 from pathlib import Path
+from typing import IO
 
 import torch.nn.functional as F
 from PIL.Image import Resampling
@@ -31,7 +32,7 @@ def save_pictures(synthetic: SyntheticSet, folder: Path) -> list[Path]:
     return [folder / name for name in pictures]
 
 
-def save_grid(rows: Tensor, path: Path) -> None:
+def save_grid(rows: Tensor, path: Path | IO[bytes]) -> None:
     """PNG of ``(classes, n, C, H, W)`` images in [0, 1], a row per class, on white."""
     tiles = F.pad(rows, (GAP, 0, GAP, 0), value=1.0)
     grid = tiles.permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2)

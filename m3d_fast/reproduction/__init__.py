@@ -1,0 +1,1 @@
+"""The papers' tables and figures as commands: runs, results beside the published ones, pages."""
