@@ -2,9 +2,7 @@
 
 import ctypes
 import multiprocessing
-import os
 import signal
-import sys
 import zlib
 from collections.abc import Iterable, Sequence
 from multiprocessing.connection import Connection, wait
@@ -17,6 +15,7 @@ import numpy.typing as npt
 import torch
 
 from ...common.errors import DataError
+from ...common.processes import end_with_parent
 from ...common.progress import Progress
 from ...common.signals import stop_signals
 from ..image_files.trees import ClassFiles, ImageTree
@@ -27,7 +26,6 @@ from .storing import RAW_MODE, Stored, encode
 FIELDS = ("image", "label")
 
 _CHUNK = 32  # images a worker takes at a time
-_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 # stored instead of a damaged image: what this pass writes is discarded
 _PLACEHOLDER = Stored(RAW_MODE, 1, 1, np.zeros(3, np.uint8))
@@ -216,12 +214,3 @@ def _work(work_fn: Any, shared: tuple[Any, ...], results: Connection, images: An
     # sent to the parent, which raises it
     except Exception as failure:
         results.send(f"{type(failure).__name__}: {failure}")
-
-
-def end_with_parent(number: int = signal.SIGKILL) -> None:
-    """Deliver the signal to this process when its parent ends in any way (Linux)."""
-    if sys.platform == "linux":
-        parent = os.getppid()
-        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, int(number))
-        if os.getppid() != parent:
-            os.kill(os.getpid(), number)

@@ -11,6 +11,13 @@ from ..common.errors import UserError
 from ..common.signals import Interrupted, stop_signals
 from ..config import CondenseConfig
 
+# a run ends with the command that started it, however that ended: it can then be resumed at once
+_START = (
+    "import runpy\n"
+    "from m3d_fast.common.processes import end_with_parent\n"
+    "end_with_parent()\n"
+    "runpy.run_module('m3d_fast.condense', run_name='__main__', alter_sys=True)\n"
+)
 _POLL_SECONDS = 0.2
 _STDERR = 2  # file descriptor; standard output is left to the table
 
@@ -26,7 +33,7 @@ def condense_alone(label: str, config: CondenseConfig) -> None:
         UserError: if it fails.
         Interrupted: after Ctrl-C or SIGTERM, when it has saved its checkpoint.
     """
-    command = [sys.executable, "-m", "m3d_fast.condense", *to_arguments(config), "--resume"]
+    command = [sys.executable, "-c", _START, *to_arguments(config), "--resume"]
     with stop_signals() as stop_requested:
         process = subprocess.Popen(
             command,

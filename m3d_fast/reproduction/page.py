@@ -68,6 +68,8 @@ def _render_part(part: Mapping[str, Any]) -> str:
         f"<p>{_describe_progress(part)} {escape(_describe_settings(part))}</p>",
         _render_table(part),
     ]
+    if any("moments" in row for row in rows):
+        pieces.append(_render_moments(rows))
     if any(row["ours"] or row["published"]["accuracy"] is not None for row in rows):
         pieces.append(_image(draw_bars([_bar(row) for row in rows]), "Accuracies as bars"))
     curves = [(_label(row), _points(row)) for row in rows if row.get("curve")]
@@ -115,22 +117,28 @@ def _describe_settings(part: Mapping[str, Any]) -> str:
 def _render_table(part: Mapping[str, Any]) -> str:
     rows = part["rows"]
     networks = len({row["network"] for row in rows}) > 1
-    moments = any("moments" in row for row in rows)
     hours = any(row["published"]["seconds"] is not None for row in rows)
     titles = ["method", "network"] if networks else ["method"]
     titles += ["published", "ours", "difference", "networks", "condensed in"]
     titles += ["published in"] if hours else []
     titles += ["steps", "learning rate", "stored / decoded"]
-    if moments:
-        titles += [f"{n} moment, {who}" for n in ("1st", "2nd", "3rd") for who in ("pub.", "ours")]
     left = 2 if networks else 1
     lines = [_cells("th", titles, left)]
     for row in rows:
         cells = [row["method"], row["network"]] if networks else [row["method"]]
-        cells += _describe_row(row, hours=hours)
-        if moments:
-            cells += _describe_moments(row)
-        lines.append(_cells("td", cells, left))
+        lines.append(_cells("td", [*cells, *_describe_row(row, hours=hours)], left))
+    return _table(lines)
+
+
+def _render_moments(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Distances of moments, those of the paper beside ours."""
+    titles = [f"{n} moment, {who}" for n in ("1st", "2nd", "3rd") for who in ("published", "ours")]
+    lines = [_cells("th", ["method", *titles], 1)]
+    lines += [_cells("td", [row["method"], *_describe_moments(row)], 1) for row in rows]
+    return "<p>Distances of moments of features to the real set:</p>\n" + _table(lines)
+
+
+def _table(lines: Iterable[str]) -> str:
     return f'<div class="scroll"><table>\n{"".join(lines)}</table></div>'
 
 
