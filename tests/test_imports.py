@@ -8,7 +8,8 @@ from tests.helpers.sources import ROOT, module_files
 
 # a room imports from rooms of later lines alone; those of one line do not know each other
 FLOORS = (
-    ("condense", "evaluate", "compare", "moments", "adapters", "hub_kernel", "export", "continual"),
+    ("condense", "evaluate", "compare", "moments", "export", "continual", "reproduce"),
+    ("adapters", "hub_kernel", "reproduction"),
     ("construction", "comparison", "analysis"),
     ("incremental",),
     ("engine", "evaluation"),
