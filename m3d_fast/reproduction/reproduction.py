@@ -14,7 +14,6 @@ from ..common.files import read_json, replace_atomically, write_json
 from ..comparison.comparison import Comparison
 from ..comparison.config import CompareConfig, split_settings
 from ..comparison.entries import WHOLE
-from ..networks import NETWORKS
 from ..run.environment import describe_environment
 from ..run.lock import FolderLock
 from .config import ReproduceConfig, command_of
@@ -156,12 +155,15 @@ class Reproduction:
         methods = (config.quick and table.quick_methods) or table.methods
         settings: dict[str, Any] = {**table.settings}
         if table.networks:
-            settings["networks"] = ",".join(name for name in table.networks if name in NETWORKS)
+            settings["networks"] = ",".join(table.networks)
         if config.quick:
             settings |= {**table.quick, "epochs": quick_epochs(ipc)}
-        settings |= {name: value for name, value in config.compare.items() if value is not None}
-        # runs that keep snapshots are not those of other tables
-        kind = "-snapshots" if settings.get("snapshot_every") else ""
+        given = {name: value for name, value in config.compare.items() if value is not None}
+        if "lr_img" in given:  # in the place of rates to choose among
+            settings.pop("lr_scales", None)
+        settings |= given
+        # tables share their runs, but for those whose runs have settings of their own
+        kind = f"-{config.table}" if table.settings else ""
         own = {
             "dataset": dataset,
             "ipc": ipc,

@@ -205,7 +205,7 @@ def test_a_table_that_was_killed_goes_on(made: Made, tmp_path: Path) -> None:
 
 
 def test_a_run_has_a_page_too(made: Made, browser: Browser) -> None:
-    folder = made.out / "digits-ipc1-snapshots" / "m3d"
+    folder = made.out / "digits-ipc1" / "m3d"
     done = run("reproduce", "page", str(folder))
     assert (done.returncode, done.stdout) == (0, f"{folder / 'report.html'}\n"), done.stderr
     page = browser.render(folder / "report.html")
