@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 log = logging.getLogger("m3d_fast")
@@ -20,6 +21,7 @@ class Progress:
         images_per_step: to show images per second.
         bar: whether a terminal gets a live line; of several ranks one draws it.
         last_line: whether the end is logged too where there is no terminal.
+        line: of the terminal, counted from the first of several live ones.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class Progress:
         images_per_step: int = 1,
         bar: bool = True,
         last_line: bool = True,
+        line: int = 0,
     ) -> None:
         self._label, self._total, self._done, self._first = label, total, done, done
         self._images, self._last_line = images_per_step, last_line
@@ -41,9 +44,15 @@ class Progress:
         if bar and sys.stderr.isatty():
             from tqdm import tqdm  # the op needs torch alone
 
-            layout = "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{postfix}]"
+            # tqdm begins a postfix with a comma
+            layout = "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}{postfix}"
             self._bar = tqdm(
-                desc=label, total=total, initial=done, bar_format=layout, dynamic_ncols=True
+                desc=label,
+                total=total,
+                initial=done,
+                bar_format=layout,
+                dynamic_ncols=True,
+                position=line,
             )
 
     def update(self, done: int, status: str = "") -> None:
@@ -77,3 +86,50 @@ class Progress:
     def __exit__(self, *error: object) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+class ProgressTable:
+    """The progress of long work in rows: live lines on a terminal, else that of all in the log.
+
+    Args:
+        label: what is being done.
+        totals: steps of every row, by its name.
+        bar: as of :class:`Progress`.
+    """
+
+    def __init__(self, label: str, totals: Mapping[str, int], *, bar: bool = True) -> None:
+        self.status = ""  # of all, shown with their progress
+        self._done = dict.fromkeys(totals, 0.0)
+        self._bars: dict[str, Any] = {}
+        if bar and sys.stderr.isatty():
+            from tqdm import tqdm  # the op needs torch alone
+
+            width = max((len(name) for name in totals), default=0)
+            layout = "{desc} {percentage:3.0f}% |{bar:24}| {unit}"
+            for line, (name, total) in enumerate(totals.items()):
+                self._bars[name] = tqdm(
+                    desc=name.ljust(width), total=total, bar_format=layout, position=line, unit=""
+                )
+        total = sum(totals.values())
+        self._all = Progress(label, total, bar=bar, last_line=False, line=len(totals))
+
+    def advance(self, row: str, steps: float) -> None:
+        """Show that so many more steps of a row are finished."""
+        self._done[row] += steps
+        if row in self._bars:
+            self._bars[row].update(steps)
+        self._all.update(round(sum(self._done.values())), self.status)
+
+    def note(self, row: str, text: str) -> None:
+        """Show a row's figure, such as an accuracy."""
+        if row in self._bars:
+            self._bars[row].unit = text
+            self._bars[row].refresh()
+
+    def __enter__(self) -> "ProgressTable":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for bar in self._bars.values():
+            bar.close()
+        self._all.__exit__(*error)

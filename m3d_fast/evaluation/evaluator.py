@@ -346,7 +346,7 @@ class Evaluation:
                 with ranks.together():
                     if ranks.leads:
                         results.save()
-                results.log_completed(everyone, self.protocol.repeats)
+                results.log_known(everyone, self.protocol.repeats)
 
 
 def _split_names(joined: str) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 import logging
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,11 @@ class Task:
     method: str
     network: str
     repeat: int
+
+    @property
+    def row(self) -> str:
+        """The row of a table that it belongs to."""
+        return f"{self.method}, {self.network}"
 
 
 @dataclass(frozen=True)
@@ -114,13 +119,15 @@ class Results:
         self.update_scores()
         write_json(self.file, self.content)
 
-    def log_completed(self, outcomes: list[Outcome], repeats: int) -> None:
-        """Log the accuracy of every method and network that these outcomes complete."""
+    def log_known(self, outcomes: list[Outcome], repeats: int) -> None:
+        """Log the accuracy of every method and network, as it is with these outcomes."""
         split = self.content["protocol"]["split"]
-        for task in (outcome.task for outcome in outcomes):
-            if task.repeat == repeats - 1:
-                accuracy = format_percent(self._find_or_add(task))
-                log.info("%s, %s: %s accuracy %s %%", task.method, task.network, split, accuracy)
+        for task in dict.fromkeys(replace(outcome.task, repeat=0) for outcome in outcomes):
+            result = self._find_or_add(task)
+            known = len(result["accuracies"])
+            count = "" if known == repeats else f" ({known} of {repeats} networks)"
+            accuracy = format_percent(result)
+            log.info("%s: %s accuracy %s %%%s", task.row, split, accuracy, count)
 
     def _find_or_add(self, task: Task) -> dict[str, Any]:
         for result in self.content["results"]:

@@ -1,10 +1,13 @@
 """Which networks of an evaluation are trained at once, and where?"""
 
 import logging
+import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator
+from functools import partial
 
-from ..common.progress import Progress
+from ..common.progress import ProgressTable
 from ..loaders import MemoryImages, RealImages
 from .config import WHOLE
 from .results import Outcome, Task
@@ -43,6 +46,8 @@ class Scheduler:
     def train(self, tasks: list[Task], *, bar: bool) -> Generator[Outcome, None, None]:
         """Yield the outcomes of ``tasks``, in their order, and show the progress of all.
 
+        A terminal has a line for every method and network, with the accuracies known so far.
+
         Args:
             tasks: networks to train.
             bar: whether this process shows the progress.
@@ -50,40 +55,34 @@ class Scheduler:
         Raises:
             UserError: for invalid data, or if a process was killed.
         """
-        test_images, finished = sum(self._test.class_sizes), 0
-        work = [
-            self._setup.count_work(self._count_images(task.method), test_images, task.method)
-            for task in tasks
-        ]
-        with Progress("evaluate", sum(work), bar=bar, last_line=False) as progress:
-
-            def report(done: int) -> None:
-                progress.update(done, f"{finished} of {len(tasks)} networks")
-
-            for outcome in self._run(tasks, report):
-                finished += 1
+        test_images, totals = sum(self._test.class_sizes), Counter[str]()
+        for task in tasks:
+            images = self._count_images(task.method)
+            totals[task.row] += self._setup.count_work(images, test_images, task.method)
+        known: dict[str, list[float]] = {task.row: [] for task in tasks}
+        with ProgressTable("evaluate", totals, bar=bar) as progress:
+            for outcome in self._run(tasks, lambda task, work: progress.advance(task.row, work)):
+                accuracies = known[outcome.task.row]
+                accuracies.append(outcome.accuracy)
+                count, mean = len(accuracies), 100 * statistics.fmean(accuracies)
+                progress.note(outcome.task.row, f"{mean:.2f} % of {count}")
+                progress.status = f"{sum(map(len, known.values()))} of {len(tasks)} networks"
                 yield outcome
 
-    def _run(self, tasks: list[Task], report: Callable[[int], None]) -> Iterator[Outcome]:
-        done = 0
-
-        def add(work: int) -> None:
-            nonlocal done
-            done += work
-            report(done)
-
+    def _run(self, tasks: list[Task], report: Callable[[Task, float], None]) -> Iterator[Outcome]:
         processes = self._count_processes(tasks)
         if processes > 1:
             log.info("%d networks are trained at once, in one thread each", processes)
             streamed = {} if self._test_is_kept else {"cache": "none", "workers": 1}
             open_test = self._open_test(**streamed)
             with Workers(processes, self._setup, open_test) as workers:
-                yield from workers.run(tasks, self._build, add)
+                yield from workers.run(tasks, self._build, report)
             return
         at_once = self.count_at_once(tasks)
         for start in range(0, len(tasks), at_once):
-            jobs = [self._build(task) for task in tasks[start : start + at_once]]
-            outcomes = self._runner.run(jobs, add)
+            together = tasks[start : start + at_once]
+            jobs = [self._build(task) for task in together]
+            outcomes = self._runner.run(jobs, partial(_share, together, report))
             del jobs  # before the next sets are built
             yield from outcomes
 
@@ -114,3 +113,9 @@ class Scheduler:
     @property
     def _test_is_kept(self) -> bool:
         return isinstance(self._test, MemoryImages)
+
+
+def _share(tasks: list[Task], report: Callable[[Task, float], None], work: int) -> None:
+    """Report work on networks that train side by side, step by step in turn."""
+    for task in tasks:
+        report(task, work / len(tasks))

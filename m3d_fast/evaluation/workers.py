@@ -103,14 +103,17 @@ class Workers:
         self._end()
 
     def run(
-        self, tasks: Sequence[Task], build: Callable[[Task], Job], report: Callable[[int], None]
+        self,
+        tasks: Sequence[Task],
+        build: Callable[[Task], Job],
+        report: Callable[[Task, int], None],
     ) -> Iterator[Outcome]:
         """Yield the outcomes in the order of ``tasks``.
 
         Args:
             tasks: networks to train.
             build: makes the training set of a task, in this process, when a process is idle.
-            report: called with the work done since the last call, in training images.
+            report: called with a task and the work done on it since, in training images.
 
         Raises:
             UserError: of a process, or if one was killed.
@@ -125,19 +128,23 @@ class Workers:
                 busy = {w.connection: w for w in self._workers if w.job is not None}
                 for connection in wait(list(busy)):
                     assert isinstance(connection, Connection)
-                    self._handle(busy[connection], finished, report)
+                    self._handle(busy[connection], tasks, finished, report)
             yield finished.pop(position)
 
     def _handle(
-        self, worker: _Worker, finished: dict[int, Outcome], report: Callable[[int], None]
+        self,
+        worker: _Worker,
+        tasks: Sequence[Task],
+        finished: dict[int, Outcome],
+        report: Callable[[Task, int], None],
     ) -> None:
         message = self._receive(worker)
         if isinstance(message, UserError):
             raise message
+        assert worker.job is not None
         if isinstance(message, int):
-            report(message)
+            report(tasks[worker.job], message)
         else:
-            assert worker.job is not None
             finished[worker.job], worker.job = message, None
 
     def _send(self, worker: _Worker, item: object) -> None:

@@ -60,12 +60,14 @@ TASKS = [Task("m3d", "convnet3", repeat) for repeat in range(3)]
 def test_processes_give_the_results_of_this_process_in_order(tmp_path: Path) -> None:
     setup, work = setup_of(tmp_path / "none"), []
     with Workers(2, setup, OPEN) as processes:
-        found = list(processes.run(TASKS, build, work.append))
+        found = list(processes.run(TASKS, build, lambda task, done: work.append((task, done))))
     runner = Runner(setup, OPEN())
     alone = [runner.run([build(task)], lambda work: None)[0] for task in TASKS]
     assert [(o.task, o.accuracy) for o in found] == [(o.task, o.accuracy) for o in alone]
     assert len({o.accuracy for o in found}) > 1, "different networks"
-    assert sum(work) == 3 * setup.count_work(20, 359), "progress ends at the whole work"
+    for task in TASKS:
+        done = sum(part for owner, part in work if owner == task)
+        assert done == setup.count_work(20, 359), "progress ends at the whole work"
 
 
 def test_an_error_in_a_process_is_its_one_sentence(tmp_path: Path) -> None:
@@ -74,7 +76,7 @@ def test_an_error_in_a_process_is_its_one_sentence(tmp_path: Path) -> None:
         pytest.raises(DataError, match=r"^split: 'validation' is not known"),
         Workers(1, setup_of(tmp_path / "none"), missing) as processes,
     ):
-        list(processes.run(TASKS, build, lambda work: None))
+        list(processes.run(TASKS, build, lambda task, work: None))
 
 
 def test_a_process_that_is_killed_is_named_and_the_others_end(tmp_path: Path) -> None:
@@ -82,7 +84,7 @@ def test_a_process_that_is_killed_is_named_and_the_others_end(tmp_path: Path) ->
         started = [worker.process for worker in processes._workers]
         started[0].kill()
         with pytest.raises(UserError, match="ended by signal 9, often for lack of memory"):
-            list(processes.run(TASKS, build, lambda work: None))
+            list(processes.run(TASKS, build, lambda task, work: None))
     assert all(process.poll() is not None for process in started)
 
 
