@@ -4,6 +4,7 @@ import logging
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 log = logging.getLogger("m3d_fast")
@@ -101,9 +102,13 @@ class ProgressTable:
         self.status = ""  # of all, shown with their progress
         self._done = dict.fromkeys(totals, 0.0)
         self._bars: dict[str, Any] = {}
+        self._stack = ExitStack()
         if bar and sys.stderr.isatty():
             from tqdm import tqdm  # the op needs torch alone
+            from tqdm.contrib.logging import logging_redirect_tqdm
 
+            # lines of the log are printed above the live ones, not into them
+            self._stack.enter_context(logging_redirect_tqdm())
             width = max((len(name) for name in totals), default=0)
             layout = "{desc} {percentage:3.0f}% |{bar:24}| {unit}"
             for line, (name, total) in enumerate(totals.items()):
@@ -118,13 +123,17 @@ class ProgressTable:
         self._done[row] += steps
         if row in self._bars:
             self._bars[row].update(steps)
-        self._all.update(round(sum(self._done.values())), self.status)
+        self._show_all()
 
     def note(self, row: str, text: str) -> None:
         """Show a row's figure, such as an accuracy."""
         if row in self._bars:
             self._bars[row].unit = text
             self._bars[row].refresh()
+        self._show_all()
+
+    def _show_all(self) -> None:
+        self._all.update(round(sum(self._done.values())), self.status)
 
     def __enter__(self) -> "ProgressTable":
         return self
@@ -133,3 +142,4 @@ class ProgressTable:
         for bar in self._bars.values():
             bar.close()
         self._all.__exit__(*error)
+        self._stack.close()

@@ -65,8 +65,8 @@ class Scheduler:
                 accuracies = known[outcome.task.row]
                 accuracies.append(outcome.accuracy)
                 count, mean = len(accuracies), 100 * statistics.fmean(accuracies)
-                progress.note(outcome.task.row, f"{mean:.2f} % of {count}")
                 progress.status = f"{sum(map(len, known.values()))} of {len(tasks)} networks"
+                progress.note(outcome.task.row, f"{mean:.2f} % of {count}")
                 yield outcome
 
     def _run(self, tasks: list[Task], report: Callable[[Task, float], None]) -> Iterator[Outcome]:
