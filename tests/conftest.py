@@ -33,6 +33,7 @@ LONGEST = (
     "engine/test_full_scale.py",
     "test_package.py",
     "comparison/test_processes.py",
+    "reproduction/test_reproduction.py",
     "kernels/triton/test_op.py",
     "engine/test_embedding.py",
     "methods/test_running.py",

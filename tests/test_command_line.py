@@ -263,7 +263,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_pa
     assert not (out / "synthetic.safetensors").exists()
 
 
-@pytest.mark.parametrize("module", ["condense", "evaluate", "compare", "export", "continual"])
+@pytest.mark.parametrize(
+    "module", ["condense", "evaluate", "compare", "export", "continual", "reproduce"]
+)
 def test_help_and_no_arguments_explain(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")  # help is as wide as the terminal
     in_a_process = module == "condense"  # the others start alike in other tests
@@ -278,6 +280,7 @@ def test_help_and_no_arguments_explain(module: str, monkeypatch: pytest.MonkeyPa
         "compare": ("--methods", "--budget", "--lr-img", "--epochs", "--repeats", "--out"),
         "export": ("--to", "--out", "--stored", "--push"),
         "continual": ("--steps", "--orders", "--random", "--out"),
+        "reproduce": ("table5", "figure6", "page", "--dataset", "--ipc", "--quick", "--device"),
     }[module]
     for flag in flags:
         assert flag in helped.stdout

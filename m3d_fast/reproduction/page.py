@@ -146,20 +146,19 @@ def _describe_row(row: Mapping[str, Any], *, hours: bool) -> list[str]:
     """Cells of a row, but for its name; empty for what is not known."""
     ours, published = row["ours"], row["published"]
     given, difference = published["accuracy"], row["difference"]
+    took = [_duration(published["seconds"])] if hours else []
     cells = ["" if given is None else f"{100 * given:.1f}"]
     if ours is None:
-        return [*cells, *[""] * (3 + 3 + 1 + hours)]
+        return [*cells, "", "", "", "", *took, "", "", ""]
     spread = "" if ours["std"] is None else f" ± {100 * ours['std']:.2f}"
-    cells += [
+    rate = ours.get("lr_img")
+    return [
+        *cells,
         f"{100 * ours['mean']:.2f}{spread}",
         "" if difference is None else f"{100 * difference:+.1f}",
         str(len(ours["accuracies"])),
         _duration(ours.get("seconds")),
-    ]
-    cells += [_duration(published["seconds"])] if hours else []
-    rate = ours.get("lr_img")
-    return [
-        *cells,
+        *took,
         str(ours.get("iterations") or ""),
         "" if rate is None else f"{rate:.3g}",
         f"{ours['stored_images']:g} / {ours['decoded_images']:g}",
