@@ -126,7 +126,8 @@ def test_only_one_top_level_package_is_installed(python: Path) -> None:
     site = next(python.parent.parent.glob("lib/python*/site-packages"))
     packages = {p.name for p in site.iterdir() if p.is_dir() and not p.name.endswith(".dist-info")}
     assert packages == {"m3d_fast"}
-    assert (site / "m3d_fast" / "loaders" / "imagenet_subsets.json").exists()
+    for data in ("loaders/imagenet_subsets.json", "reproduction/published.json"):
+        assert (site / "m3d_fast" / data).exists()
     assert (site / "m3d_fast" / "py.typed").exists()
 
 
