@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common.files import read_json
+from ..loaders import dataset_info
 
 FILE = Path(__file__).with_name("published.json")
 PERCENT, HOUR = 100, 3600.0
@@ -28,8 +29,27 @@ class Published:
     sources: tuple[str, ...] = ()
 
 
-def find_published(dataset: str, ipc: int, network: str, method: str) -> Published:
-    """What is published of a method, an entry of a comparison such as ``dm[matching=mmd]``."""
+def find_published(
+    dataset: str,
+    ipc: int,
+    network: str,
+    method: str,
+    *,
+    size: int | None = None,
+    split: str = "test",
+) -> Published:
+    """What is published of a method.
+
+    Args:
+        dataset: its name.
+        ipc: synthetic images per class.
+        network: trained on the condensed set.
+        method: an entry of a comparison, such as ``dm[matching=mmd]``.
+        size: of the images; None for the data set's own. Nothing is published of another.
+        split: that networks are tested on. What is published is of test images.
+    """
+    if split != "test" or size not in (None, dataset_info(dataset).default_size):
+        return Published()
     found: dict[str, Any] = {}
     sources: list[str] = []
     for block in _read_blocks():

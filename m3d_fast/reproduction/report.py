@@ -65,17 +65,25 @@ def _build_row(
 ) -> dict[str, Any]:
     """A row of the page, from a result of ``evaluation.json``."""
     name, network = result["method"], result["network"]
-    published = find_published(evaluated["dataset"], evaluated["ipc"], network, name)
-    ours = {key: result[key] for key in ("accuracies", "mean", "std")}
     settings = run.load_config()
-    images = result["training_images"] / SyntheticSet.load(run.synthetic_file).num_classes
+    published = find_published(
+        settings.dataset,
+        settings.ipc,
+        network,
+        name,
+        size=settings.size,
+        split=evaluated["protocol"]["split"],
+    )
+    ours = {key: result[key] for key in ("accuracies", "mean", "std")}
+    synthetic = SyntheticSet.load(run.synthetic_file)
+    images = result["training_images"] / synthetic.num_classes
     ours |= {"stored_images": images, "decoded_images": images}
     if name == method:
         ours |= {
             "run": str(run.path),
             "stored_images": settings.ipc,
             "lr_img": settings.lr_img,
-            "iterations": settings.iterations,
+            "iterations": synthetic.info["iterations"],
             "seconds": run.pretraining_seconds() + run.condensation_seconds(),
         }
     accuracy = published.accuracy

@@ -20,7 +20,7 @@ from .config import ReproduceConfig, command_of
 from .measures import measure_curve, measure_moments
 from .page import render
 from .pictures import save_strips
-from .published import find_published
+from .published import Published, find_published
 from .tables import TABLES, quick_epochs
 
 log = logging.getLogger("m3d_fast")
@@ -66,6 +66,11 @@ class Part:
     ipc: int
     config: CompareConfig
     comparison: Comparison
+
+    def find_published(self, network: str, method: str) -> Published:
+        """What is published of one of its rows."""
+        size, split = self.config.condense.size, self.config.evaluate.split
+        return find_published(self.dataset, self.ipc, network, method, size=size, split=split)
 
 
 class Reproduction:
@@ -217,14 +222,14 @@ class Reproduction:
     def _find_whole(part: Part) -> float | None:
         """Published accuracy after training on all images."""
         network = part.comparison.evaluation.networks or ""
-        return find_published(part.dataset, part.ipc, network.split(",")[0], WHOLE).accuracy
+        return part.find_published(network.split(",")[0], WHOLE).accuracy
 
     @staticmethod
     def _build_row(
         part: Part, method: str, network: str, results: dict[str, Any]
     ) -> dict[str, Any]:
         """A row: what is published, ours if there is one, the difference."""
-        published = find_published(part.dataset, part.ipc, network, method)
+        published = part.find_published(network, method)
         found = (r for r in results["results"] if (r["method"], r["network"]) == (method, network))
         ours = next(found, None)
         mean = None if ours is None else ours["mean"]

@@ -26,6 +26,10 @@ def test_what_is_not_published_is_none() -> None:
         ("cifar10", 1, "convnet3", "dm"),
     ):
         assert find_published(*row) == Published()
+    same = ("fashionmnist", 1, "convnet3", "m3d")
+    assert find_published(*same, size=28).accuracy == 0.807
+    assert find_published(*same, size=32) == Published()
+    assert find_published(*same, split="held-out") == Published()
 
 
 def test_every_figure_has_a_source_and_a_place() -> None:
