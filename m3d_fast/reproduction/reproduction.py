@@ -28,7 +28,7 @@ log = logging.getLogger("m3d_fast")
 FORMAT = "m3d_fast reproduction"
 LAST_ITERATES = (
     "Published M3D figures are of the best test epoch of their run, as its code keeps them; ours "
-    "are last iterates of runs and of networks, and test images are read once, at the end."
+    "are last iterates of runs and of networks, and nothing was chosen on test images."
 )
 
 
