@@ -105,7 +105,8 @@ def _describe_settings(part: Mapping[str, Any]) -> str:
     sentences.append(f"Runs: {', '.join(limits) if limits else 'as the methods have them'}.")
     if protocol is not None:
         sentences.append(
-            f"Networks train for {protocol['epochs']} epochs (batch {protocol['batch_size']}, "
+            f"Networks train on {protocol['labels']} labels by protocol {protocol['name']}, "
+            f"{protocol['epochs']} epochs (batch {protocol['batch_size']}, "
             f"learning rate {protocol['lr']:g}, {protocol['precision']}) and are tested on "
             f"{part['split']} images."
         )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common.files import read_json
+from ..evaluation.protocols import HARD
 from ..loaders import dataset_info
 
 FILE = Path(__file__).with_name("published.json")
@@ -37,6 +38,7 @@ def find_published(
     *,
     size: int | None = None,
     split: str = "test",
+    labels: str = HARD,
 ) -> Published:
     """What is published of a method.
 
@@ -47,8 +49,9 @@ def find_published(
         method: an entry of a comparison, such as ``dm[matching=mmd]``.
         size: of the images; None for the data set's own. Nothing is published of another.
         split: that networks are tested on. What is published is of test images.
+        labels: "hard" or "soft", that networks are trained on. What is published is of hard ones.
     """
-    if split != "test" or size not in (None, dataset_info(dataset).default_size):
+    if (split, labels) != ("test", HARD) or size not in (None, dataset_info(dataset).default_size):
         return Published()
     found: dict[str, Any] = {}
     sources: list[str] = []

@@ -73,6 +73,7 @@ def _build_row(
         name,
         size=settings.size,
         split=evaluated["protocol"]["split"],
+        labels=evaluated["protocol"]["labels"],
     )
     ours = {key: result[key] for key in ("accuracies", "mean", "std")}
     synthetic = SyntheticSet.load(run.synthetic_file)

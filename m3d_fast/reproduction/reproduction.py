@@ -14,6 +14,8 @@ from ..common.files import read_json, replace_atomically, write_json
 from ..comparison.comparison import Comparison
 from ..comparison.config import CompareConfig, split_settings
 from ..comparison.entries import WHOLE
+from ..evaluation.protocols import protocol_for
+from ..loaders import dataset_info, image_side
 from ..run.environment import describe_environment
 from ..run.lock import FolderLock
 from .config import ReproduceConfig, command_of
@@ -69,8 +71,16 @@ class Part:
 
     def find_published(self, network: str, method: str) -> Published:
         """What is published of one of its rows."""
-        size, split = self.config.condense.size, self.config.evaluate.split
-        return find_published(self.dataset, self.ipc, network, method, size=size, split=split)
+        evaluation, size = self.config.evaluate, self.config.condense.size
+        classes = dataset_info(self.dataset).num_classes or 0
+        side = image_side(self.dataset, size)
+        labels = protocol_for(self.dataset, side, 1, classes, evaluation.protocol).labels
+        return find_published(
+            *(self.dataset, self.ipc, network, method),
+            size=size,
+            split=evaluation.split,
+            labels=labels,
+        )
 
 
 class Reproduction:
@@ -254,6 +264,8 @@ class Reproduction:
 
     def _add_curves(self, part: Part, rows: list[dict[str, Any]]) -> None:
         for row in filter(_has_run, rows):
+            if not row["ours"]["iterations"]:
+                continue  # a coreset
             curve = measure_curve(Path(row["ours"]["run"]), part.comparison.evaluation)
             row["curve"] = [point for point in curve if point["network"] == row["network"]]
 

@@ -2,6 +2,7 @@
 
 from m3d_fast.comparison.entries import parse_entries
 from m3d_fast.loaders import DATASETS
+from m3d_fast.networks import NETWORKS
 from m3d_fast.reproduction.published import Published, _read_blocks, find_published
 from m3d_fast.reproduction.tables import TABLES
 
@@ -30,12 +31,14 @@ def test_what_is_not_published_is_none() -> None:
     assert find_published(*same, size=28).accuracy == 0.807
     assert find_published(*same, size=32) == Published()
     assert find_published(*same, split="held-out") == Published()
+    assert find_published(*same, labels="soft") == Published()
 
 
 def test_every_figure_has_a_source_and_a_place() -> None:
     for block in _read_blocks():
         assert block["source"]
         assert block["dataset"] in DATASETS
+        assert block["network"] in NETWORKS
         for method, values in block["values"].items():
             assert len(values) == len(block["ipc"])
             if method != "whole":
@@ -49,4 +52,5 @@ def test_every_table_is_of_entries_and_data_sets_that_exist() -> None:
     for table in TABLES.values():
         assert set(table.parts) <= set(table.accepts) <= set(DATASETS)
         assert set(table.quick_methods) <= set(table.methods)
+        assert set(table.networks) <= set(NETWORKS)
         assert len(parse_entries(",".join(table.methods))) == len(table.methods)
