@@ -80,8 +80,8 @@ class CompareConfig(CompareSettings):
 
 # settings of a run that a comparison decides, or that say how a single run is observed
 DECIDED = ("method", "options", "kernel", "lr_img", "out", "profile")
-# settings of an evaluation that a comparison decides
-OWN_ROWS = ("baselines", "initial")
+# settings of an evaluation that a comparison decides, or of another meaning than those of runs
+OWN_ROWS = ("baselines", "initial", "augment")
 
 
 def split_settings(given: dict[str, Any]) -> CompareConfig:

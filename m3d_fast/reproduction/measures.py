@@ -1,8 +1,7 @@
 """What a reproduction measures beside accuracy: distances of moments, accuracy over iterations."""
 
-import json
-import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,8 @@ from ..analysis.comparison import compare_runs, describe_all
 from ..analysis.config import MomentsConfig
 from ..common.files import read_json, write_json
 from ..evaluation.config import EvaluateConfig
-from ..evaluation.evaluator import evaluate
+from ..evaluation.snapshots import evaluate_snapshots
 from ..run.folder import RunFolder
-
-log = logging.getLogger("m3d_fast")
 
 
 def measure_moments(runs: Sequence[Path], config: MomentsConfig) -> dict[Path, dict[str, Any]]:
@@ -38,28 +35,25 @@ def measure_moments(runs: Sequence[Path], config: MomentsConfig) -> dict[Path, d
 
 
 def measure_curve(path: Path, config: EvaluateConfig) -> list[dict[str, Any]]:
-    """Accuracy of a run's snapshots, which networks that are not there yet are trained on.
+    """Accuracy of a run over its iterations, by its snapshots and the images it started from.
+
+    Args:
+        path: the run folder.
+        config: of the evaluations; what is there is not trained again.
 
     Returns:
-        By iteration, network and snapshot: ``iteration``, ``network``, ``accuracies``, ``mean``
-        and ``std``, fractions of 1.
+        By network and iteration: ``iteration``, ``network``, ``accuracies``, ``mean``, ``std``.
 
     Raises:
-        UserError: for damaged files.
+        UserError: for damaged files, or a run without snapshots.
     """
-    settings, points = RunFolder(path).load_config(), []
-    for file in sorted((path / "snapshots").glob("*.safetensors")):
-        log.info("%s after %d iterations", path, int(file.stem))
-        for result in evaluate(file, config, dataset=settings.dataset)["results"]:
-            names = ("network", "accuracies", "mean", "std")
-            points.append({"iteration": int(file.stem)} | {name: result[name] for name in names})
-    return points
+    results: list[dict[str, Any]] = evaluate_snapshots(path, replace(config, initial=True))[
+        "results"
+    ]
+    return results
 
 
 def read_losses(path: Path) -> list[tuple[int, float]]:
-    """Iterations and losses of a run, from its ``metrics.jsonl``; none of a coreset."""
-    file = path / "metrics.jsonl"
-    if not file.exists():
-        return []
-    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    """Iterations and losses of a run; none of a coreset."""
+    lines = RunFolder(path).read_metrics()
     return [(line["iteration"], line["loss"]) for line in lines if line["loss"] is not None]

@@ -75,6 +75,11 @@ def test_the_budget_is_of_methods_alone(tmp_path: Path) -> None:
     assert (random.budget, random.iterations, m3d.budget) == (None, 0, 7.0)
 
 
+def test_the_augmentation_of_runs_is_not_that_of_evaluations() -> None:
+    config = split_settings({"augment": "color_crop"})
+    assert (config.condense.augment, config.evaluate.augment) == ("color_crop", None)
+
+
 @pytest.mark.parametrize(
     "rates",
     [{"lr_img": (0.1, 1.0, 10.0)}, {"lr_scales": (0.1, 1.0, 10.0)}],

@@ -69,7 +69,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
         patch.setattr(download, "fetch", fetch)
         table.make()
         assert table.runs == ["random", "m3d"]
-        assert len(table.networks) == 4  # of two methods, and two snapshots
+        # of two methods, and of the initial images and the earlier snapshot of one
+        assert len(table.networks) == 4
         yield table
 
 
@@ -96,8 +97,8 @@ def test_the_results_file_has_ours_beside_the_published(made: Made) -> None:
     assert m3d["ours"]["iterations"] == 2
     assert (m3d["published"]["accuracy"], m3d["difference"]) == (None, None)
     assert 0 < m3d["moments"]["moment1"]["mean"] < random["moments"]["moment1"]["mean"] * 10
-    assert [point["iteration"] for point in m3d["curve"]] == [1, 2]
-    assert m3d["curve"][1]["accuracies"] == m3d["ours"]["accuracies"]
+    assert [point["iteration"] for point in m3d["curve"]] == [0, 1, 2]
+    assert m3d["curve"][2]["accuracies"] == m3d["ours"]["accuracies"]
     assert "--method=m3d" in m3d["ours"]["command"]
 
 
