@@ -71,7 +71,8 @@ class PlainLoop:
         self.pixels = condenser.pixels.clone()
         self.gradient = torch.zeros_like(self.pixels)
         self._momentum = torch.zeros_like(self.pixels)
-        self.source = build_source(self._config, self._embedder, real, lambda: self.pixels)
+        images = lambda: decode(self.pixels, self._config.factor)  # noqa: E731
+        self.source = build_source(self._config, self._embedder, real, images)
 
     def step(self, iteration: int) -> Tensor:
         """Step all classes, train the networks; returns the terms ``(C, T)``."""
@@ -124,7 +125,8 @@ def build(
     method: str, options: Mapping[str, object], classes: int = CLASSES, **settings
 ) -> tuple[Condenser, RealImages]:
     """A condenser and its images: of every class as many as a batch has."""
-    common = {"dataset": "cifar10", "ipc": 10, "optimizer": "sgd", "device": "cpu", "pool": 1, "pool_epochs": 0.1}
+    common = {"dataset": "cifar10", "ipc": 10, "device": "cpu", "pool": 1, "pool_epochs": 0.1}
+    common |= {"optimizer": "sgd"}  # the loop's
     given = common | {"method": method, "options": dict(options)} | settings
     config = CondenseConfig(**given).resolve()
     if config.real_batch > MOST_REAL:

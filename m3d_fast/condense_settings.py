@@ -14,6 +14,7 @@ from .settings import number_or_auto, option, setting, weights
 
 # where the network of an iteration comes from
 SOURCES = ("random", "pool", "queue", "real", "synthetic")
+DECODERS = ("tiles", "basis")
 OPTIMIZERS = ("sgd", "adam")  # of the images
 
 # type of a setting that is not given: None in CondenseConfig, Never in ResolvedConfig
@@ -121,6 +122,18 @@ class CondenseSettings(Generic[Absent]):
         group="method",
         metavar="N",
         help="tiles per side of an image, each used as an image [m3d: 2; from 65 px on 3]",
+    )
+    decode: str | Absent = setting(
+        group="method",
+        metavar="NAME",
+        help=f"how stored numbers become images, {' or '.join(DECODERS)}: a group of classes "
+        "learns and shares it, and coefficients of each image [tiles]",
+    )
+    decoded: int | None = setting(
+        group="method",
+        metavar="N",
+        help="images per class that a basis decodes to; its side is that of a tile, its components "
+        "are as many as fit into the same numbers [18 for each of --ipc, at most 180]",
     )
     init: str | Absent = setting(
         group="method",

@@ -42,9 +42,10 @@ STEPS = (
         "augment",
     ),
     *("kernel", "budget"),
-    *("add", "group", "draws", "snapshot_every", "pool", "pool_epochs", "pool_stages"),
+    *("decoded", "add", "group", "draws", "snapshot_every", "pool", "pool_epochs", "pool_stages"),
 )
-AS_THEY_ARE = {"iterations": 0, "factor": 1, "init": "real"}
+AS_THEY_ARE = {"iterations": 0, "factor": 1, "decode": "tiles", "init": "real"}
+DECODED, MOST_DECODED = 18, 180  # images of a basis, for each stored one and at most
 
 
 def _check_method(name: str) -> None:
@@ -110,6 +111,7 @@ class CondenseConfig(CondenseSettings[None]):
         published = find_method(method).options_for(setting)
         objective = build_method(method, {**published, **self._collect_options()})
         preset = self._choose_preset(objective, setting)
+        decode = self.decode or "tiles"
         add = dict(preset.add if self.add is None else self.add)
         combined = add_terms(objective, add)
         return asdict(preset) | {
@@ -117,6 +119,8 @@ class CondenseConfig(CondenseSettings[None]):
             "add": add,
             "kernel": getattr(objective, "kernel", None),
             "group": GROUP,
+            "decode": decode,
+            "decoded": min(DECODED * setting.ipc, MOST_DECODED) if decode == "basis" else None,
             "draws": "all" if combined.scope == "joint" or combined.grouped else "class",
             "networks_from": combined.networks_from,
             "precision": _choose_precision(combined, device),

@@ -1,5 +1,7 @@
 """The images that a condensation starts from: real ones, mixed as tiles or one each, or noise."""
 
+from itertools import islice
+
 import torch
 from torch import Tensor
 
@@ -27,22 +29,40 @@ def initial_pixels(
             pinned.
 
     Returns:
-        float32 ``(len(classes), ipc, channels, H, W)`` in [0, 1]; the pixels of a class depend
-        neither on the other classes nor on their number.
+        float32 ``(len(classes), ipc, channels, H, W)`` in [0, 1]: of tiles pixels, of a basis the
+        numbers that it decodes. Those of a class depend on no class outside its group.
     """
     classes = range(real.num_classes) if classes is None else classes
     shape = (len(classes), config.ipc, *real.image_shape)
     device = real.device if device is None else device
     pinned = device.type == "cpu" and real.device.type == "cuda"
     pixels = empty_pinned(shape) if pinned else torch.empty(shape, device=device)
-    factor = config.factor if config.init == "mix" else 1
-    draw = random_indices(real, config.ipc * factor**2, derive_seed(config.seed, "coreset", 0))
+    basis = config.build_basis(real.num_classes, real.image_shape)
+    factor = config.factor if config.init == "mix" and basis is None else 1
+    count = config.ipc * factor**2 if basis is None else basis.images
+    draw = random_indices(real, count, derive_seed(config.seed, "coreset", 0))
     if config.init == "noise":
         for target, c in zip(pixels, classes, strict=True):
             stream = generator(config.seed, "noise", c, device=real.device)
             target.copy_(torch.rand(target.shape, generator=stream, device=real.device))
         return pixels
     chosen = real.take_each(classes, [draw(c) for c in classes])
+    if basis is not None:
+        for first in range(0, len(classes), basis.group):
+            group = torch.stack(list(islice(chosen, basis.group))).float() / 255
+            pixels[first : first + basis.group] = basis.encode(group)
+        return pixels
     for target, images in zip(pixels, chosen, strict=True):
         target.copy_(encode(images[None].float() / 255, factor)[0])
     return pixels
+
+
+def initial_images(real: RealImages, config: ResolvedConfig) -> Tensor:
+    """What a run starts from as its condensed set is read: a basis decoded, tiles not.
+
+    Returns:
+        float32 ``(num_classes, n, channels, H, W)`` in [0, 1].
+    """
+    pixels = initial_pixels(real, config)
+    basis = config.build_basis(real.num_classes, real.image_shape)
+    return pixels if basis is None else basis.decode(pixels)

@@ -1,5 +1,6 @@
 """The complete, checked settings of a condensation."""
 
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Never, Self
@@ -7,10 +8,11 @@ from typing import Any, Never, Self
 import torch
 
 from .augment import parse_strategy
+from .basis import Basis
 from .common.checks import check_name, check_positive
 from .common.errors import UserError
 from .common.hardware import check_precision
-from .condense_settings import OPTIMIZERS, SOURCES, CondenseSettings
+from .condense_settings import DECODERS, OPTIMIZERS, SOURCES, CondenseSettings
 from .coreset import CORESETS
 from .loaders import dataset_info
 from .methods import Method, Scope, add_terms, build_method
@@ -75,6 +77,7 @@ class ResolvedConfig(CondenseSettings[Never]):
     def _check_steps(self) -> None:
         check_name("init", self.init, INITS)
         check_name("optimizer", self.optimizer, OPTIMIZERS)
+        self._check_decoder()
         self._check_networks_and_scope()
         for name in ("iterations", "real_batch", "ipm", "lr_img", "group", "pool", "pool_epochs"):
             check_positive(name, getattr(self, name))
@@ -88,6 +91,16 @@ class ResolvedConfig(CondenseSettings[Never]):
                 f"expected fp32 or tf32"
             )
         parse_strategy(self.augment)
+
+    def _check_decoder(self) -> None:
+        check_name("decode", self.decode, DECODERS)
+        if self.decode == "basis":
+            check_positive("decoded", self.decoded)
+        elif self.decoded is not None:
+            raise UserError(
+                f"decoded: tiles are {self.factor**2} images each; leave it out, or give "
+                f"--decode basis"
+            )
 
     def _check_networks_and_scope(self) -> None:
         check_name("networks_from", self.networks_from, SOURCES)
@@ -143,7 +156,7 @@ class ResolvedConfig(CondenseSettings[Never]):
         return "set" if own in ("class", "group") and self.networks_from == "synthetic" else own
 
     def count_in_group(self, num_classes: int) -> int:
-        """Classes of a group whose losses depend on each other; 1 if those of a class do not.
+        """Classes of a group whose losses or images depend on each other; 1 if they do not.
 
         Groups are equal, of consecutive classes: the largest divisor of ``num_classes`` that is at
         most ``group``. What a run computes does not depend on its chunks or ranks.
@@ -151,7 +164,7 @@ class ResolvedConfig(CondenseSettings[Never]):
         Raises:
             UserError: if only groups of one class are equal.
         """
-        if self.selects or not self.build_method().grouped:
+        if self.selects or not (self.build_method().grouped or self.decode == "basis"):
             return 1
         if self.scope == "joint":  # another part compares all of them
             return num_classes
@@ -168,10 +181,27 @@ class ResolvedConfig(CondenseSettings[Never]):
         """The objective, with its options and the terms added."""
         return add_terms(build_method(self.method, self.options), self.add)
 
+    def build_basis(self, num_classes: int, image_shape: Sequence[int]) -> Basis | None:
+        """What decodes the images of a run with this many classes; None where tiles do.
+
+        Args:
+            num_classes: of the data set.
+            image_shape: ``(channels, H, W)``.
+
+        Raises:
+            UserError: if no basis fits.
+        """
+        if self.decode != "basis" or self.decoded is None:
+            return None
+        channels, height, width = image_shape
+        side = -(-height // self.factor)
+        shape = (self.ipc, channels, height, width)
+        return Basis.fit(self.decoded, side, self.count_in_group(num_classes), shape)
+
     @property
     def decoded_per_class(self) -> int:
         """Synthetic images of a class after decoding."""
-        return self.ipc * self.factor**2
+        return self.decoded or self.ipc * self.factor**2
 
     @property
     def synthetic_per_step(self) -> int:

@@ -1,7 +1,7 @@
 """The condensed set: its pixels, their decoding into training images, its file."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .basis import Basis
 from .common.checks import check_name
 from .common.errors import UserError
 from .common.tensors import read_tensors, write_tensors
@@ -143,6 +144,8 @@ class SyntheticSet:
         mean, std: per channel, for the normalisation before a network.
         info: origin of the set: dataset, method, iterations, seed, version.
         named: whether the classes have names; else ``class_names`` are their numbers.
+        stored_ipc: images per class whose numbers the set takes; those of a basis are decoded as
+            they are read, and ``factor`` is then 1. None: as many as there are.
     """
 
     images: Tensor
@@ -153,6 +156,7 @@ class SyntheticSet:
     std: Sequence[float]
     info: dict[str, Any] = field(default_factory=dict)
     named: bool = True
+    stored_ipc: int | None = None
 
     @property
     def num_classes(self) -> int:
@@ -161,8 +165,18 @@ class SyntheticSet:
 
     @property
     def ipc(self) -> int:
-        """Images per class as stored, before decoding."""
+        """Images per class, before tiles are decoded."""
         return len(self.images) // self.num_classes
+
+    @property
+    def stored_per_class(self) -> int:
+        """Images per class whose numbers the set takes."""
+        return self.ipc if self.stored_ipc is None else self.stored_ipc
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the images as stored, without labels."""
+        return self.num_classes * self.stored_per_class * self.images[0].numel() * 4
 
     def check_classes(self, real: Sequence[str], subject: str) -> None:
         """Raise UserError, about ``subject``, unless the ``real`` classes are those of the set."""
@@ -257,12 +271,20 @@ class SyntheticSet:
                 f"{path}: expected labels from 0 to {classes - 1}, got "
                 f"{int(labels.min())} to {int(labels.max())}"
             )
-        info = {k: v for k, v in metadata.items() if k not in names | {"format"}}
+        info = {k: v for k, v in metadata.items() if k not in names | {"format", "basis"}}
+        factor, stored_ipc = metadata["factor"], None
+        if "basis" in metadata:
+            known = metadata["basis"]
+            basis = Basis(**known | {"shape": tuple(known["shape"])})
+            numbers = images.unflatten(0, (classes, -1))
+            images, factor, stored_ipc = basis.decode(numbers).flatten(0, 1), 1, numbers.shape[1]
+            labels = torch.arange(classes).repeat_interleave(basis.images)
         return cls(
             images=images,
             labels=labels,
             class_names=tuple(metadata["classes"]),
-            factor=metadata["factor"],
+            factor=factor,
+            stored_ipc=stored_ipc,
             mean=tuple(metadata["mean"]),
             std=tuple(metadata["std"]),
             info=info,
@@ -346,6 +368,7 @@ def save_set(
     mean: Sequence[float],
     std: Sequence[float],
     info: dict[str, Any],
+    basis: Basis | None = None,
 ) -> None:
     """Write a condensed set; the parts of ``images`` are written in turn and never concatenated.
 
@@ -354,9 +377,12 @@ def save_set(
         images: float32 ``(n, C, H, W)`` in [0, 1] each.
         labels: int64, of all images.
         class_names, factor, mean, std, info: as in :class:`SyntheticSet`.
+        basis: what decodes ``images``, which are then numbers; None where they are tiles.
 
     Raises:
         UserError: if the file cannot be written.
     """
     metadata = {"format": FORMAT, **_describe(labels, class_names, factor, mean, std, info)}
+    if basis is not None:
+        metadata["basis"] = asdict(basis)
     write_tensors(Path(path), {"images": images, "labels": labels}, metadata)

@@ -19,7 +19,7 @@ from ..common.progress import Progress
 from ..common.seeds import generator
 from ..config import ResolvedConfig
 from ..engine.embedding import Embedder
-from ..initial import initial_pixels
+from ..initial import initial_images
 from ..loaders import RealImages, open_dataset
 from ..methods import Reading, Views
 from ..networks import CONDENSING, build_network, check_network, initialise
@@ -187,7 +187,7 @@ class _Measurement:
             for run in runs
             for name, pixels in (
                 (CONDENSED, run.synthetic.images),
-                (INITIAL, initial_pixels(self._real, run.settings).flatten(0, 1)),
+                (INITIAL, initial_images(self._real, run.settings).flatten(0, 1)),
             )
         }
 

@@ -215,7 +215,7 @@ class Comparison:
             if result["method"] == settings.method:
                 row |= {
                     "method": entry.label,
-                    "stored_images": synthetic.ipc,
+                    "stored_images": synthetic.stored_per_class,
                     "lr_img": settings.lr_img,
                     "iterations": synthetic.info["iterations"],
                     "seconds": run.pretraining_seconds() + run.condensation_seconds(),

@@ -1,6 +1,6 @@
 """One step of a chunk of classes, from fixed buffers into fixed buffers, without the host."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,6 @@ from ..augment import UNIFORMS
 from ..config import ResolvedConfig
 from ..methods import Method, Reading, Views
 from ..networks.arithmetic import convolutions
-from ..synthetic import decode
 from .embedding import Embedder
 from .pixel_store import PixelState
 
@@ -71,6 +70,7 @@ class ChunkStep:
         method: the objective.
         embedder: holds the network of the iteration.
         buffers: inputs and outputs.
+        decode: pixels ``(k, ipc, channels, H, W)`` to images ``(k, m, channels, H, W)``.
         group: classes that the method compares with each other; a chunk holds whole groups.
     """
 
@@ -80,9 +80,11 @@ class ChunkStep:
         method: Method,
         embedder: Embedder,
         buffers: Buffers,
+        decode: Callable[[Tensor], Tensor],
         group: int = 1,
     ) -> None:
         self._config, self._method, self._group = config, method, group
+        self._decode = decode
         self._embedder, self._buffers = embedder, buffers
 
     def __call__(self, count: int, value: bool) -> None:
@@ -91,7 +93,7 @@ class ChunkStep:
         state, draws, labels = buffers.state.rows(rows), buffers.draws[rows], buffers.labels[rows]
         leaf = state.pixels.detach().requires_grad_()
         with convolutions(self._embedder.device, config.precision):
-            images = self._select(decode(leaf, config.factor), rows)
+            images = self._select(self._decode(leaf), rows)
             real = self._embedder.real(Views(buffers.real[rows], draws, labels))
             synthetic = self._embedder.synthetic(Views(images, draws, labels))
             losses, objective = self._compare(real, synthetic, value)

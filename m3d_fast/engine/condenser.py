@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from typing import NamedTuple, cast
 
 import torch
@@ -20,6 +21,7 @@ from ..initial import initial_pixels
 from ..loaders import RealImages
 from ..networks import build_network
 from ..run.checkpoint import NETWORKS, SAMPLER
+from ..synthetic import decode
 from .chunk_step import Buffers, ChunkStep
 from .chunking import (
     choose_chunk_size,
@@ -76,10 +78,12 @@ class Condenser:
         self.config, self.real, self.device = config, real, real.device
         self.method = config.build_method()
         self.classes = range(real.num_classes) if classes is None else classes
+        basis = config.build_basis(real.num_classes, real.image_shape)
+        self._decode = partial(decode, factor=config.factor) if basis is None else basis.decode
         self.embedder = self._build_embedder()
         self.embedder.check_probes(real.image_shape)
         # like the state, before the chunk's memory is measured: what is allocated counts as taken
-        self._source = build_source(config, self.embedder, real, lambda: self.pixels)
+        self._source = build_source(config, self.embedder, real, lambda: self._decode(self.pixels))
         if host_pixels is None:
             host_pixels = not self._pixels_fit_on_device()
         home = torch.device("cpu") if host_pixels else self.device
@@ -105,7 +109,7 @@ class Condenser:
 
     @property
     def pixels(self) -> Tensor:
-        """Synthetic images of ``classes``, ``(C, ipc, channels, H, W)`` in [0, 1].
+        """What is stored of ``classes``, ``(C, ipc, channels, H, W)`` in [0, 1].
 
         The tensor itself, on its own device, safe to read and write until the next step.
         """
@@ -236,7 +240,7 @@ class Condenser:
 
     def _build_step(self) -> Callable[[int, bool], None]:
         """A function that steps the first classes of the buffers, and may compute the value."""
-        step = ChunkStep(self.config, self.method, self.embedder, self._buffers, self._group)
+        step = self._plan_step(self._buffers)
         largest = self._largest
         if not self.config.cuda_graphs:
             return step
@@ -275,8 +279,12 @@ class Condenser:
             for _ in range(HostPixels.STAGING_AREAS):
                 beside += buffers.state.empty_like(classes, self.device).tensors().values()
         with self.embedder.run_eagerly():  # most of these shapes are never run again
-            ChunkStep(self.config, self.method, self.embedder, buffers, self._group)(classes, True)
+            self._plan_step(buffers)(classes, True)
         return torch.cuda.max_memory_allocated(self.device) - before
+
+    def _plan_step(self, buffers: Buffers) -> ChunkStep:
+        parts = (self.config, self.method, self.embedder, buffers, self._decode, self._group)
+        return ChunkStep(*parts)
 
     def state(self) -> dict[str, Tensor]:
         """All tensors that a resumed run needs, besides the number of iterations done."""

@@ -291,8 +291,10 @@ class Evaluation:
         """Size of a method's training set."""
         if method == WHOLE:
             return sum(self.train.class_sizes)
-        tiles = 1 if method in BASELINES else self.synthetic.factor**2
-        return len(self.synthetic.images) * tiles
+        synthetic = self.synthetic
+        if method in BASELINES:
+            return synthetic.num_classes * synthetic.stored_per_class
+        return len(synthetic.images) * synthetic.factor**2
 
     def describe(self) -> dict[str, Any]:
         """The content of ``evaluation.json``, without results."""
@@ -304,12 +306,12 @@ class Evaluation:
             "protocol": protocol,
             "selection": SELECTION[self.config.split],
             "dataset": self.settings.dataset,
-            "ipc": self.synthetic.ipc,
+            "ipc": self.synthetic.stored_per_class,
             "factor": self.synthetic.factor,
             "method": self.settings.method,
             "condensation_seconds": self.run.condensation_seconds(),
             "pretraining_seconds": self.run.pretraining_seconds(),
-            "image_bytes": self.synthetic.images.numel() * self.synthetic.images.itemsize,
+            "image_bytes": self.synthetic.stored_bytes,
             "hard_label_bytes": self.synthetic.labels.numel() * self.synthetic.labels.itemsize,
             "test_images": sum(self.test.class_sizes),  # of the split
             "synthetic_sha256": self._synthetic_sha256,

@@ -70,7 +70,7 @@ class SetFile:
         config = CondenseConfig(
             dataset=self._dataset,
             size=height,
-            ipc=synthetic.ipc,
+            ipc=synthetic.stored_per_class,
             factor=synthetic.factor,
             out=str(self._folder),
         )

@@ -7,7 +7,7 @@ from torch import Tensor
 from ..common.seeds import derive_seed
 from ..config import ResolvedConfig
 from ..coreset import CORESETS, random_images
-from ..initial import initial_pixels
+from ..initial import initial_images
 from ..loaders import RealImages
 from ..synthetic import StoredImages, SyntheticSet, label_images
 from .config import WHOLE
@@ -56,7 +56,7 @@ class TrainingSets:
         if task.method == "random" != self._settings.method:
             # another choice for every network: the spread over networks includes that of the choice
             seed = derive_seed(self._seed, "coreset", 1, task.repeat)
-            images = random_images(self._open_train(), self._synthetic.ipc, seed)
+            images = random_images(self._open_train(), self._synthetic.stored_per_class, seed)
             return self._soften(task.method, label_images(images))
         if self._chosen is None:
             self._chosen = task.method, task.network, self._build(task.method, trainer)
@@ -80,11 +80,12 @@ class TrainingSets:
 
     def _choose(self, method: str, trainer: Trainer) -> Tensor:
         """Images of a method, ``(classes, ipc, C, H, W)``."""
-        ipc = self._synthetic.ipc
+        ipc = self._synthetic.stored_per_class
         if method == self._settings.method:
-            return self._synthetic.images.to(trainer.device).unflatten(0, (-1, ipc))
+            own = self._synthetic.images.to(trainer.device)
+            return own.unflatten(0, (-1, self._synthetic.ipc))
         if method == "initial":
-            return initial_pixels(self._open_train(), self._settings)
+            return initial_images(self._open_train(), self._settings)
         real, seed, size = self._open_train(), self._seed, self._synthetic.images.shape[-1]
         # a coreset is the same whatever the protocol of the evaluation
         protocol = protocol_for(self._settings.dataset, size, ipc, real.num_classes)

@@ -227,7 +227,7 @@ class Experiment:
         ]
         if self.config.random:
             seed = derive_seed(self.config.seed, "coreset", 2, order)
-            count = self.candidates[0].synthetic.ipc
+            count = self.candidates[0].synthetic.stored_per_class
             found.append(_Memory(RANDOM, random_images(self._train, count, seed), 1))
         return found
 

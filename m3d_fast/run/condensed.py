@@ -42,6 +42,7 @@ def write_condensed_set(
         torch.arange(real.num_classes).repeat_interleave(config.ipc),
         class_names=real.class_names,
         factor=config.factor,
+        basis=config.build_basis(real.num_classes, real.image_shape),
         mean=real.mean,
         std=real.std,
         info={

@@ -25,7 +25,7 @@ TRAINED_ON_REAL_IMAGES = ("queue", "real")
 
 
 def build_source(
-    config: ResolvedConfig, embedder: Embedder, real: RealImages, pixels: Callable[[], Tensor]
+    config: ResolvedConfig, embedder: Embedder, real: RealImages, images: Callable[[], Tensor]
 ) -> NetworkSource:
     """The source of the run's networks.
 
@@ -33,7 +33,7 @@ def build_source(
         config: ``networks_from`` names it.
         embedder: whose network it writes.
         real: training images of all classes.
-        pixels: returns the synthetic images of the condenser's classes.
+        images: returns the decoded images of the condenser's classes, ``(C, m, channels, H, W)``.
     """
     match config.networks_from:
         case "pool":
@@ -43,7 +43,7 @@ def build_source(
         case "real":
             return RealTrainedNetwork(embedder, config, real)
         case "synthetic":
-            return SyntheticTrainedNetwork(embedder, config, real, pixels)
+            return SyntheticTrainedNetwork(embedder, config, real, images)
         case _:
             return RandomNetworks(embedder, config)
 

@@ -8,7 +8,6 @@ from torch import Tensor
 from ...common.seeds import generator
 from ...config import ResolvedConfig
 from ...loaders import RealImages
-from ...synthetic import decode
 from ..embedding import Embedder
 from .trained import TrainedNetwork
 from .training import NetworkTraining, Recipe
@@ -37,7 +36,7 @@ class SyntheticTrainedNetwork(TrainedNetwork):
         embedder: whose network follows.
         config: resolved settings.
         real: training images, of which the statistics are used.
-        pixels: returns the synthetic images of all classes, ``(C, ipc, channels, H, W)``.
+        images: returns the decoded images of all classes, ``(C, m, channels, H, W)``.
     """
 
     def __init__(
@@ -45,9 +44,9 @@ class SyntheticTrainedNetwork(TrainedNetwork):
         embedder: Embedder,
         config: ResolvedConfig,
         real: RealImages,
-        pixels: Callable[[], Tensor],
+        images: Callable[[], Tensor],
     ) -> None:
-        self._pixels, self._epochs = pixels, count_epochs(config.ipc)
+        self._images, self._epochs = images, count_epochs(config.ipc)
         count = real.num_classes * config.decoded_per_class
         # equal batches, the last one filled up with images of the first
         self._steps = -(-count // BATCH)
@@ -66,7 +65,7 @@ class SyntheticTrainedNetwork(TrainedNetwork):
 
     def _train(self, iteration: int) -> None:
         device, seed = self._embedder.device, self._config.seed
-        images = decode(self._pixels().detach(), self._config.factor).flatten(0, 1)
+        images = self._images().detach().flatten(0, 1)
         stream = generator(seed, "network-training", iteration, device=device)
         for _ in range(self._epochs):
             order = torch.randperm(len(images), generator=stream, device=device)
