@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, TracebackType
 from typing import Any
 
 import numpy as np
@@ -145,7 +145,7 @@ def _decode(paths: Iterator[list[Path]], size: int, workers: int) -> Iterator[An
         collate_fn=_return_unchanged,
         multiprocessing_context=context,
         prefetch_factor=_PIECES_AHEAD if workers else None,
-        worker_init_fn=_ignore_interrupts,
+        worker_init_fn=_leave_interrupts_to_the_reader,
         # otherwise the global generator would be advanced
         generator=torch.Generator(),
     )
@@ -182,9 +182,21 @@ def _return_unchanged(item: Any) -> Any:
     return item
 
 
-def _ignore_interrupts(worker: int) -> None:
+def _leave_interrupts_to_the_reader(worker: int) -> None:
     # Ctrl-C reaches the whole process group; the reader may have to finish its step
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = _print_unless_disconnected
+
+
+def _print_unless_disconnected(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    """Print an error, but not that an interrupted reader hung up while it was handed a tensor.
+
+    The thread of torch that hands it over would print that.
+    """
+    if not isinstance(error, ConnectionError):
+        sys.__excepthook__(kind, error, traceback)
 
 
 @contextmanager

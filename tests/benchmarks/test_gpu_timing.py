@@ -43,6 +43,8 @@ def test_any_error_of_a_candidate_is_recorded_and_the_others_are_measured():
     assert "in fail" in content["error"]["bad"], "the traceback says where"
 
 
+# of torchmetrics, which keeps all features
+@pytest.mark.filterwarnings("ignore:Metric .Kernel Inception Distance. will save:UserWarning")
 @pytest.mark.parametrize("wrong", [False, True])
 def test_kid_is_checked_before_it_is_timed(wrong, monkeypatch):
     monkeypatch.setattr(suites, "DEVICE", "cpu")

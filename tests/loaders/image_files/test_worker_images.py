@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from m3d_fast.loaders import ClassSampler, DataError
+from m3d_fast.loaders.image_files import worker_images
 from m3d_fast.loaders.image_files.decoding import decode_image
 from m3d_fast.loaders.image_files.trees import ImageTree, folder_tree
 from m3d_fast.loaders.image_files.worker_images import FolderImages
@@ -277,6 +278,20 @@ def test_an_interrupted_reader_is_quiet_and_leaves_no_process(tree: ImageTree) -
     while process_group_alive(process.pid):
         assert time.monotonic() < end, "processes were left behind"
         time.sleep(0.1)
+
+
+def test_a_worker_prints_every_error_but_that_the_reader_hung_up(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    handled = signal.getsignal(signal.SIGINT)
+    try:
+        worker_images._leave_interrupts_to_the_reader(0)
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, handled)
+    sys.excepthook(ConnectionResetError, ConnectionResetError(104, "reset"), None)
+    assert capsys.readouterr().err == ""
+    sys.excepthook(ValueError, ValueError("damaged"), None)
+    assert "ValueError: damaged" in capsys.readouterr().err
 
 
 def process_group_alive(group: int) -> bool:
