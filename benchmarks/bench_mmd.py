@@ -25,6 +25,8 @@ from m3d_fast.kernels import (
 )
 
 OURS = "m3d_fast"
+MEDIUM = f'{OURS}, precision="medium"'
+MEDIUM_WITHIN = 2**-8  # bfloat16 rounds points and weights by up to 2^-9 each
 Functions = dict[str, Callable[[], object]]
 
 
@@ -56,6 +58,13 @@ def assert_equal(peer: peers.Peer, real: Tensor, synthetic: Tensor, within: floa
     assert (gradient - exact).norm() < within * exact.norm()
 
 
+def medium(real: Tensor, synthetic: Tensor) -> tuple[Tensor, Tensor]:
+    """The op in bfloat16, where the CPU and the shape gain from it."""
+    losses, gradient = mmd2_and_grad(real, synthetic, precision="medium")
+    assert losses is not None
+    return losses, gradient
+
+
 def list_peers() -> dict[str, peers.Peer]:
     """The op and every peer with a loss and a gradient."""
     loop = peers.differentiate(peers.loop_losses)
@@ -82,6 +91,11 @@ def test_value_and_gradient(shape, compare) -> None:
         assert_equal(peer, real, synthetic, within=1e-6 if name == OURS else 1e-4)
         functions[name] = lambda peer=peer: peer(real, synthetic)
     functions[f"{OURS}, gradient only"] = lambda: mmd2_and_grad(real, synthetic, value=False)
+    assert_equal(medium, real, synthetic, within=MEDIUM_WITHIN)
+    functions[MEDIUM] = lambda: medium(real, synthetic)
+    functions[f"{MEDIUM}, gradient only"] = lambda: mmd2_and_grad(
+        real, synthetic, value=False, precision="medium"
+    )
     functions["matrix products alone"] = lambda: peers.multiply_only(real, synthetic)
     torch.testing.assert_close(
         mmd2_and_grad(real, synthetic, value=False)[1], mmd2_and_grad(real, synthetic)[1]
@@ -120,8 +134,12 @@ def test_cmmd(compare) -> None:
     exact = 1000 * mmd2(x.double(), y.double(), CMMD.kernel)
     assert abs(ours() - exact) < 1e-6
     assert abs(peers.published_cmmd(x, y) - exact) < 1e-3
+    # of so wide a kernel MMD^2 is nearly the squared distance of the means, off by 2^-9 at most
+    rounded = 1000 * mmd2(x, y, CMMD.kernel, precision="medium")
+    assert abs(rounded - exact) < MEDIUM_WITHIN * exact
     functions: Functions = {
         "mmd2": lambda: mmd2(x, y, CMMD.kernel),
+        'mmd2, precision="medium"': lambda: mmd2(x, y, CMMD.kernel, precision="medium"),
         "CMMD, which copies the features": ours,
         "published formulation": lambda: peers.published_cmmd(x, y),
     }

@@ -2,7 +2,8 @@
 
 import logging
 from collections.abc import Callable
-from functools import cache
+from contextlib import AbstractContextManager
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from ._ops import ops as namespace
 from .arguments import OpArguments
 from .checks import check_values
 from .cpu import tiled
-from .precision import full_float32
+from .precision import bfloat16_products, full_float32
 
 _library = torch.library.Library(namespace.name, "FRAGMENT")
 _library.define(
@@ -33,11 +34,14 @@ Outputs = tuple[Tensor, Tensor, Tensor]  # value, grad_x, grad_y; empty unless r
 _NO_FORWARD_MODE = "mmd2 has no forward-mode derivative: use reverse mode"
 
 
-def _compute_in_torch(compute: Callable[..., reference.Result], arguments: OpArguments) -> Outputs:
-    """Call ``compute``, which has the signature of ``reference.mmd2``, in full float32."""
+def _compute_in_torch(
+    compute: Callable[..., reference.Result],
+    arguments: OpArguments,
+    products: AbstractContextManager[None],
+) -> Outputs:
+    """Call ``compute``, which has the signature of ``reference.mmd2``, in ``products``."""
     x = arguments.x
-    # ``precision`` is a lower bound: this path always computes in full float32
-    with full_float32(x.device):
+    with products:
         result = compute(
             x,
             arguments.y,
@@ -63,7 +67,12 @@ def _empty(like: Tensor) -> Tensor:
 def _cpu(*inputs: Any) -> Outputs:
     arguments = OpArguments(*inputs)
     check_values(arguments)
-    return _compute_in_torch(tiled.mmd2, arguments)
+    x, y = arguments.x, arguments.y
+    if arguments.precision == "medium" and tiled.gains_from_bfloat16(x, y, arguments.kernel):
+        compute = partial(tiled.mmd2, bfloat16=True)
+        return _compute_in_torch(compute, arguments, bfloat16_products())
+    # ``precision`` is a lower bound, and torch's setting is not followed down
+    return _compute_in_torch(tiled.mmd2, arguments, full_float32(x.device))
 
 
 @cache
@@ -89,7 +98,8 @@ def load_dispatch() -> Any:
 def _cuda(*inputs: Any) -> Outputs:
     arguments, dispatch = OpArguments(*inputs), load_dispatch()
     if dispatch is None or not dispatch.serves(arguments.x, arguments.y, arguments.kernel):
-        return _compute_in_torch(reference.mmd2, arguments)
+        # ``precision`` is a lower bound
+        return _compute_in_torch(reference.mmd2, arguments, full_float32(arguments.x.device))
     outputs: Outputs = dispatch.mmd2_cuda(arguments)
     return outputs
 

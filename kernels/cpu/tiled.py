@@ -6,12 +6,15 @@ Memory beyond inputs and results does not grow with the samples.
 import torch
 from torch import Tensor
 
+from ..precision import has_bfloat16_products
 from ..reference import Result, Rule, accumulator_dtype, prepare_bandwidth
 from . import blocks
 from .blocks import BlockedSample
 from .tiles import Tile, evaluate_kernel, iterate_tiles
 
 CHUNK_NUMBERS = 2**20  # classes are computed together up to this many numbers (4 MB)
+# products of fewer rows or columns gain less than rounding the rows takes (AMX, torch 2.15)
+BFLOAT16_ROWS, BFLOAT16_COLUMNS = 64, 256
 NARROW = 16  # features: below, products are three times faster transposed
 
 
@@ -210,9 +213,10 @@ def _flatten_batch(tensor: Tensor | None, batch: torch.Size, kept: int) -> Tenso
     return tensor.expand(batch + rest).reshape(batch.numel(), *rest)
 
 
-def _choose_chunk(classes: int, x: torch.Size, y: torch.Size) -> int:
+def _choose_chunk(classes: int, x: torch.Size, y: torch.Size, bfloat16: bool) -> int:
     """Return how many classes at a time keep both their rows and their tiles in cache."""
-    tile = max(blocks.split_rows(*shape)[0].stop for shape in (x, y)) ** 2
+    sides = [blocks.split_rows(n, columns, bfloat16)[0].stop for n, columns in (x, y)]
+    tile = max(sides) ** 2
     together = min(CHUNK_NUMBERS // (x.numel() + y.numel()), blocks.TILE_ROWS**2 // tile)
     return max(1, min(classes, together))
 
@@ -227,6 +231,18 @@ def _fits_single_tile(x: torch.Size, y: torch.Size) -> bool:
     )
 
 
+def gains_from_bfloat16(x: Tensor, y: Tensor, kernel: str) -> bool:
+    """Whether products in bfloat16 save time, and exist here."""
+    rows, columns = min(x.shape[-2], y.shape[-2]), x.shape[-1]
+    return (
+        rows >= BFLOAT16_ROWS
+        and columns >= BFLOAT16_COLUMNS
+        and x.dtype != torch.float64
+        and kernel != "linear"
+        and has_bfloat16_products()
+    )
+
+
 def mmd2(
     x: Tensor,
     y: Tensor,
@@ -238,10 +254,12 @@ def mmd2(
     value: bool = True,
     grad_x: bool = False,
     grad_y: bool = False,
+    bfloat16: bool = False,
 ) -> Result:
     """Compute MMD^2 per batch element and its gradients, as ``reference.mmd2`` does.
 
-    K(x, x) is skipped unless the value or the gradient in x needs it, and K(y, y) likewise.
+    K(x, x) is skipped unless the value or the gradient in x needs it, and K(y, y) likewise. With
+    ``bfloat16`` the result is that of the centred rows rounded to bfloat16.
     """
     batch, dtype = x.shape[:-2], accumulator_dtype(x.dtype)
     values = x.new_empty(batch, dtype=dtype) if value else None
@@ -254,7 +272,7 @@ def mmd2(
         _flatten_batch(tensor, batch, 0) for tensor in (bandwidth, x_lengths, y_lengths, values)
     ]
     sizes = x.shape[-2:], y.shape[-2:]
-    step, workspace = _choose_chunk(batch.numel(), *sizes), None
+    step, workspace = _choose_chunk(batch.numel(), *sizes, bfloat16), None
     ragged = x_lengths is not None or y_lengths is not None
     condensation_step = grad_y and not grad_x and not ragged and rule.name.startswith("gaussian")
     if condensation_step and _fits_single_tile(*sizes):
@@ -266,6 +284,9 @@ def mmd2(
         width, a_lengths, b_lengths, out = (None if one is None else one[part] for one in numbers)
         assert a is not None
         assert b is not None
-        samples = [blocks.split_sample(a, a_lengths), blocks.split_sample(b, b_lengths)]
+        samples = [
+            blocks.split_sample(points, lengths, bfloat16)
+            for points, lengths in ((a, a_lengths), (b, b_lengths))
+        ]
         _fill_chunk(samples, rule, width, out, outs, workspace)
     return Result(values, *gradients)

@@ -1,5 +1,7 @@
 """The tiles of the CPU path against the reference and float64, and their memory."""
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor
@@ -7,6 +9,7 @@ from torch import Tensor
 from benchmarks.memory import peak_bytes
 from m3d_fast.kernels import Gaussian, Kernel, Linear, Polynomial, reference
 from m3d_fast.kernels.cpu import blocks, gaussian_mixture, tiled
+from m3d_fast.kernels.precision import bfloat16_products
 
 KERNELS = [
     Gaussian(),
@@ -130,6 +133,71 @@ def test_samples_of_several_real_blocks(columns, generator):
     for mine, theirs in ((ours.grad_x, exact.grad_x), (ours.grad_y, exact.grad_y)):
         # nearly of one distribution: the pulls of x and of y nearly cancel; 6e-7 is seen
         assert (mine.double() - theirs).norm() < 4e-6 * theirs.norm()
+
+
+def round_centred(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Both samples less the mean of the stacked rows, to bfloat16, as float64."""
+    mean = torch.cat([x, y], -2).double().mean(-2, keepdim=True)
+    return tuple((side.double() - mean).bfloat16().double() for side in (x, y))
+
+
+@pytest.mark.parametrize("mean", [0.0, 1000.0])
+@pytest.mark.parametrize("shape", [(2, 64, 90, 256), (1, 600, 300, 256)], ids=str)
+def test_medium_is_exact_for_the_rounded_rows(shape, mean, generator, truth):
+    """The value, that is; weights of the gradient are rounded too."""
+    classes, n, m, columns = shape
+    x = torch.randn(classes, n, columns, generator=generator).relu() + mean
+    y = torch.randn(classes, m, columns, generator=generator).relu() + mean + 0.1
+    exact = compute(reference, *round_centred(x, y), Gaussian(), grad_x=True, grad_y=True)
+    with bfloat16_products():
+        both = compute(tiled, x, y, Gaussian(), grad_x=True, grad_y=True, bfloat16=True)
+        alone = compute(tiled, x, y, Gaussian(), grad_y=True, bfloat16=True)
+    unrounded = compute(reference, x.double(), y.double(), Gaussian(), grad_x=True, grad_y=True)
+    assert (unrounded.value - exact.value).abs().max() < 1e-4
+    for ours in (both, alone):
+        truth.assert_value(ours.value, exact.value)
+        # a weight is off by up to 2^-9 of itself, a row by as much of each number
+        truth.assert_gradient(ours.grad_y, exact.grad_y, within=2**-9)
+        truth.assert_gradient(ours.grad_y, unrounded.grad_y, within=2**-8)
+    truth.assert_gradient(both.grad_x, exact.grad_x, within=2**-9)
+
+
+@pytest.mark.parametrize("m", [64, 200], ids=["one tile", "several"])
+def test_medium_keeps_near_neighbours_apart(m, generator):
+    """A kernel as narrow as their distance: norms of anything but the rounded rows are seen."""
+    x = torch.randn(1, 600, 256, generator=generator)
+    y = x[:, :m] + 0.01 * torch.randn(1, m, 256, generator=generator)
+    kernel = Gaussian(bandwidth=256 * 0.01**2, scales=(1.0,))
+    rounded = compute(reference, *round_centred(x, y), kernel)
+    exact = compute(reference, x.double(), y.double(), kernel)
+    with bfloat16_products():
+        ours = compute(tiled, x, y, kernel, grad_y=True, bfloat16=True)
+    # float32 is right to 2e-3 of such a distance, bfloat16 to some percent of it
+    neighbours = 2 / 600
+    assert abs(ours.value - rounded.value) < 2e-3 * neighbours
+    assert abs(ours.value - exact.value) < 5e-2 * neighbours
+
+
+def test_medium_ignores_rows_beyond_the_lengths(generator):
+    x, y = torch.randn(2, 2, 70, 256, generator=generator)
+    lengths = torch.tensor([70, 65])
+    x[1, 65:], y[1, 65:] = torch.nan, torch.inf
+    options = {"x_lengths": lengths, "y_lengths": lengths, "grad_y": True, "bfloat16": True}
+    with bfloat16_products():
+        ours = compute(tiled, x, y, Gaussian(), **options)
+        whole = compute(tiled, x[1:, :65], y[1:, :65], Gaussian(), grad_y=True, bfloat16=True)
+    assert (ours.grad_y[1, 65:] == 0).all()
+    torch.testing.assert_close(ours.value[1:], whole.value, rtol=0, atol=2e-6)
+    # a mean in another order of sums: some numbers and weights are rounded the other way
+    torch.testing.assert_close(ours.grad_y[1:, :65], whole.grad_y, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [60, 500, 1300])
+def test_blocks_for_bfloat16_are_whole_tiles_of_the_unit(rows):
+    bounds = blocks.split_rows(rows, 512, bfloat16=True)
+    assert [bounds[0].start, bounds[-1].stop] == [0, rows]
+    assert all(a.stop == b.start for a, b in itertools.pairwise(bounds))
+    assert all((block.stop - block.start) % 32 == 0 for block in bounds[:-1])
 
 
 @pytest.mark.parametrize("exponent", [-1e-6, -0.01, -1.0, -30.0])
