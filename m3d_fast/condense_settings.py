@@ -127,7 +127,8 @@ class CondenseSettings(Generic[Absent]):
         group="method",
         metavar="NAME",
         help=f"how stored numbers become images, {' or '.join(DECODERS)}: a group of classes "
-        "learns and shares it, and coefficients of each image [tiles]",
+        "learns and shares it, and coefficients of each image [tiles; --preset strong: basis "
+        "for --ipc 1]",
     )
     decoded: int | None = setting(
         group="method",
@@ -149,7 +150,7 @@ class CondenseSettings(Generic[Absent]):
     optimizer: str | Absent = setting(
         group="method",
         metavar="NAME",
-        help=f"of the images: {', '.join(OPTIMIZERS)} [sgd; ncfm: adam]",
+        help=f"of the images: {', '.join(OPTIMIZERS)} [sgd; ncfm, and for a basis: adam]",
     )
     momentum: float | Absent = setting(
         group="method",

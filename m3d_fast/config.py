@@ -111,7 +111,10 @@ class CondenseConfig(CondenseSettings[None]):
         published = find_method(method).options_for(setting)
         objective = build_method(method, {**published, **self._collect_options()})
         preset = self._choose_preset(objective, setting)
-        decode = self.decode or "tiles"
+        decode = self.decode or preset.decode
+        # the numbers of a basis are of two kinds, whose gradients differ in size
+        default = "adam" if decode == "basis" else preset.optimizer
+        preset = change_optimizer(preset, self.optimizer or default, setting)
         add = dict(preset.add if self.add is None else self.add)
         combined = add_terms(objective, add)
         return asdict(preset) | {
@@ -161,5 +164,4 @@ class CondenseConfig(CondenseSettings[None]):
             "m3d": shared_preset,
             "strong": strong_preset,
         }[name]
-        preset = fit_preset(choose(setting), setting)
-        return change_optimizer(preset, self.optimizer or preset.optimizer, setting)
+        return fit_preset(choose(setting), setting)

@@ -39,6 +39,7 @@ class Preset:
         iterations: steps of the synthetic images.
         lr_img: learning rate, pixels in [0, 1].
         factor: tiles per side of a synthetic image.
+        decode: "tiles" or "basis".
         real_batch: real images per class and step.
         augment: DSA strategy, shared by real and synthetic images.
         init: initial images: mix, real or noise.
@@ -54,6 +55,7 @@ class Preset:
     iterations: int = 10_000
     lr_img: float = 1.0
     factor: int = 2
+    decode: str = "tiles"
     real_batch: int = 128
     augment: str = "color_crop_cutout"
     init: str = "mix"
@@ -222,11 +224,14 @@ def strong_preset(setting: Setting) -> Preset:
     """The most accurate settings found on Fashion-MNIST's held-out images (``--preset strong``).
 
     Shortly trained networks instead of random ones, ridge regression and calibration beside the
-    method's loss, half the learning rate, and the images averaged over the steps.
+    method's loss, half the learning rate, and the images averaged over the steps. A single image
+    per class is stored as coefficients of a basis that the classes share.
     """
     shared = shared_preset(setting)
+    few = setting.ipc == 1 and not setting.high_resolution
     return replace(
         shared,
+        decode="basis" if few else "tiles",
         iterations=min(shared.iterations, STRONG_ITERATIONS),
         lr_img=shared.lr_img / 2,
         average=0.95,

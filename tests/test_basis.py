@@ -143,6 +143,26 @@ def test_a_file_is_read_decoded_and_counts_as_what_it_stores(tmp_path) -> None:
     assert file.stat().st_size < (tmp_path / "decoded.safetensors").stat().st_size / 4
 
 
+def test_adam_is_its_default_and_strong_has_it_for_a_single_image() -> None:
+    given = {
+        name: (config.decode, config.decoded, config.optimizer, config.lr_img)
+        for name, config in {
+            "basis": digits_settings(decode="basis"),
+            "by sgd": digits_settings(decode="basis", optimizer="sgd"),
+            "strong": digits_settings(preset="strong"),
+            "strong tiles": digits_settings(preset="strong", decode="tiles"),
+            "strong 10": digits_settings(preset="strong", ipc=10),
+        }.items()
+    }
+    assert given == {
+        "basis": ("basis", 18, "adam", 0.01),
+        "by sgd": ("basis", 18, "sgd", 1.0),
+        "strong": ("basis", 18, "adam", 0.01),
+        "strong tiles": ("tiles", None, "sgd", 0.5),
+        "strong 10": ("tiles", None, "sgd", 5.0),
+    }
+
+
 def test_invalid_settings_are_one_sentence() -> None:
     with pytest.raises(UserError, match="decode: 'wavelet' is not known; known: tiles, basis"):
         digits_settings(decode="wavelet")
