@@ -11,15 +11,15 @@ from m3d_fast.synthetic import SyntheticSet
 SETS = Path(benchmarks.__file__).parent / "results" / "sets"
 
 
-@pytest.mark.parametrize("ipc", [1, 10])
-def test_a_set_has_its_images(ipc: int) -> None:
+@pytest.mark.parametrize(("ipc", "decoded"), [(1, 18), (10, 40)])
+def test_a_set_has_its_images(ipc: int, decoded: int) -> None:
     synthetic = SyntheticSet.load(SETS / f"fashionmnist-ipc{ipc}.safetensors")
     known = dataset_info(str(synthetic.info["dataset"]))
-    assert (synthetic.num_classes, synthetic.ipc) == (known.num_classes, ipc)
+    assert (synthetic.num_classes, synthetic.stored_per_class) == (known.num_classes, ipc)
     assert (tuple(synthetic.mean), tuple(synthetic.std)) == (known.mean, known.std)
     images, labels = synthetic.decode()
-    assert images.shape == (10 * ipc * 4, 1, 28, 28)
-    assert labels.bincount().tolist() == [4 * ipc] * 10
+    assert images.shape == (10 * decoded, 1, 28, 28)
+    assert labels.bincount().tolist() == [decoded] * 10
     assert 0 <= images.min() < 0.01 < 0.9 < images.max() <= 1
 
 
