@@ -65,7 +65,7 @@ class Basis:
         mean, components, coefficients = self._split(stored)
         pixels = (coefficients @ components + mean).view(-1, self.side, self.side)
         _, channels, *sides = self.shape
-        rows, columns = (_enlarge(self.side, side).to(stored) for side in sides)
+        rows, columns = (_enlarge(self.side, side, stored.device) for side in sides)
         return (rows @ pixels @ columns.T).clamp(0, 1).view(-1, self.images, channels, *sides)
 
     def encode(self, images: Tensor) -> Tensor:
@@ -130,8 +130,11 @@ def _unpack(stored: Tensor, limit: float) -> Tensor:
 
 
 @cache
-def _enlarge(small: int, large: int) -> Tensor:
-    """``(large, small)``: the cosine series of ``small`` samples at ``large`` points."""
+def _enlarge(small: int, large: int, device: torch.device) -> Tensor:
+    """``(large, small)``: the cosine series of ``small`` samples at ``large`` points.
+
+    Kept on the device: a CUDA graph cannot copy it there while it is captured.
+    """
     waves = torch.arange(small, dtype=torch.float64)
 
     def cosines(count: int) -> Tensor:
@@ -139,4 +142,4 @@ def _enlarge(small: int, large: int) -> Tensor:
         return torch.cos(math.pi * points[:, None] * waves)
 
     halved = torch.where(waves == 0, 1.0, 2.0)
-    return (cosines(large) * halved @ cosines(small).T / small).float()
+    return (cosines(large) * halved @ cosines(small).T / small).float().to(device)
