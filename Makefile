@@ -24,7 +24,7 @@ demo: $(INSTALLED)
 	$(BIN)/python -m m3d_fast.evaluate runs/demo --baselines random --no-initial --epochs 120 --repeats 3
 	$(BIN)/python -m m3d_fast.reproduce page runs/demo
 	@echo
-	@echo "Picture, one row per class: runs/demo/grid.png (decoded, one tile per training image: runs/demo/grid_decoded.png)"
+	@echo "Picture, one row per class: runs/demo/grid.png; report: runs/demo/report.html"
 	@echo "ImageNet-100 on a GPU, where IMAGENET is the folder of train/ and val/:"
 	@echo "  $(BIN)/python -m m3d_fast.condense --dataset imagenet100 --data-root IMAGENET --ipc 10 --out runs/imagenet100"
 	@echo "  $(BIN)/python -m m3d_fast.evaluate runs/imagenet100 --baselines random,herding"
