@@ -9,7 +9,13 @@ import torch.nn.functional as F
 
 from m3d_fast.basis import Basis
 from m3d_fast.common.errors import UserError
+from m3d_fast.config import CondenseConfig
+from m3d_fast.construction import condense
+from m3d_fast.evaluation.config import EvaluateConfig
+from m3d_fast.evaluation.evaluator import evaluate
 from m3d_fast.initial import initial_images, initial_pixels
+from m3d_fast.loaders import open_dataset
+from m3d_fast.reproduction.pictures import BEFORE, _save_strip, save_strips
 from m3d_fast.synthetic import SyntheticSet
 from tests.helpers.condensers import digits_condenser, digits_settings, open_digits, run_steps
 
@@ -141,6 +147,23 @@ def test_a_file_is_read_decoded_and_counts_as_what_it_stores(tmp_path) -> None:
     assert torch.equal(again.images, synthetic.images)
     assert again.stored_per_class == 6
     assert file.stat().st_size < (tmp_path / "decoded.safetensors").stat().st_size / 4
+
+
+def test_pictures_of_a_run_and_its_evaluation_are_of_decoded_images(tmp_path) -> None:
+    out = tmp_path / "run"
+    given = {"dataset": "digits", "device": "cpu", "precision": "fp32", "real_batch": 4}
+    config = CondenseConfig(**given, **SETTINGS, iterations=1, out=str(out))
+    condense(config)
+    save_strips(out)
+    start = initial_images(open_dataset("digits"), config.resolve())
+    _save_strip(start, tmp_path / "expected.png")
+    assert (out / BEFORE).read_bytes() == (tmp_path / "expected.png").read_bytes()
+    assert not (out / "grid_decoded.png").exists()
+    content = evaluate(out, EvaluateConfig(epochs=1, repeats=1, baselines="random", device="cpu"))
+    assert (content["ipc"], content["factor"]) == (1, 1)
+    assert content["image_bytes"] == 10 * 256 * 4
+    counted = {result["method"]: result["training_images"] for result in content["results"]}
+    assert counted == {"random": 10, "initial": 60, "m3d": 60}
 
 
 def test_adam_is_its_default_and_strong_has_it_for_a_single_image() -> None:

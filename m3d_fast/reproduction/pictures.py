@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..common.files import replace_atomically
-from ..initial import initial_pixels
+from ..initial import initial_images
 from ..loaders import open_dataset
 from ..run.folder import RunFolder
 from ..run.pictures import save_grid
@@ -44,7 +44,7 @@ def save_strips(path: Path) -> None:
             hold_out=settings.hold_out,
             sparse=True,
         )
-        _save_strip(initial_pixels(real, settings), path / BEFORE)
+        _save_strip(initial_images(real, settings), path / BEFORE)
     synthetic = SyntheticSet.load(run.synthetic_file)
     shape = (synthetic.num_classes, synthetic.ipc)
     _save_strip(synthetic.images.unflatten(0, shape), after)  # last: then both are there
