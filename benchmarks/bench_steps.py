@@ -71,8 +71,9 @@ class PlainLoop:
         self.pixels = condenser.pixels.clone()
         self.gradient = torch.zeros_like(self.pixels)
         self._momentum = torch.zeros_like(self.pixels)
-        images = lambda: decode(self.pixels, self._config.factor)  # noqa: E731
-        self.source = build_source(self._config, self._embedder, real, images)
+        self.source = build_source(
+            self._config, self._embedder, real, lambda: decode(self.pixels, self._config.factor)
+        )
 
     def step(self, iteration: int) -> Tensor:
         """Step all classes, train the networks; returns the terms ``(C, T)``."""

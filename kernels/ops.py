@@ -148,27 +148,32 @@ class _Mmd2(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_value: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-        value, *gradients = ctx.saved_tensors
-        grad_inputs: list[Tensor | None] = [None] * len(OpArguments._fields)
-        for position, dtype in enumerate(ctx.dtypes):
-            if grad_value is None or not ctx.needs_input_grad[position]:
-                continue
-            gradient = gradients[position]
-            if torch.is_grad_enabled():
-                # value is part of the graph, so a second derivative reaches _ScaleOnce.backward
-                scaled = _ScaleOnce.apply(grad_value, gradient, value, dtype)
-            else:
-                scaled = _scale(grad_value, gradient, dtype)
-            grad_inputs[position] = scaled
-        return tuple(grad_inputs)
+        return _scale_saved(ctx, grad_value)
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], outputs: Outputs) -> None:
-    arguments = OpArguments(*inputs)
-    ctx.mark_non_differentiable(*outputs[1:])
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
+    """Keep what :func:`_scale_saved` reads; the first two inputs are the samples."""
+    ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*outputs)
-    ctx.dtypes = arguments.x.dtype, arguments.y.dtype
+    ctx.save_for_backward(*output)
+    ctx.dtypes, ctx.inputs = tuple(sample.dtype for sample in inputs[:2]), len(inputs)
+
+
+def _scale_saved(ctx: Any, grad_value: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    """Gradients of all inputs: those of the samples that were computed with the value, scaled."""
+    value, *gradients = ctx.saved_tensors
+    grad_inputs: list[Tensor | None] = [None] * ctx.inputs
+    for position, dtype in enumerate(ctx.dtypes):
+        if grad_value is None or not ctx.needs_input_grad[position]:
+            continue
+        gradient = gradients[position]
+        if torch.is_grad_enabled():
+            # value is part of the graph, so a second derivative reaches _ScaleOnce.backward
+            scaled = _ScaleOnce.apply(grad_value, gradient, value, dtype)
+        else:
+            scaled = _scale(grad_value, gradient, dtype)
+        grad_inputs[position] = scaled
+    return tuple(grad_inputs)
 
 
 def _call_below_autograd(arguments: OpArguments) -> Outputs:

@@ -75,7 +75,7 @@ class Basis:
             images: ``(k, images, channels, H, W)`` float32 in [0, 1], k a multiple of the group.
 
         Returns:
-            ``(k, *shape)``; numbers that are not used are 0.5.
+            ``(k, *shape)``; numbers that are not used are constants.
         """
         stored = torch.full((len(images), *self.shape), 0.5, device=images.device)
         small = F.interpolate(images.flatten(0, 1), (self.side, self.side), mode="area")

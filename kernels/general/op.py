@@ -79,28 +79,6 @@ def _fake(*inputs: Any) -> ops.Outputs:
     )
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: ops.Outputs) -> None:
-    arguments = WeightedArguments(*inputs)
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.save_for_backward(*output)
-    ctx.set_materialize_grads(False)
-    ctx.dtypes = arguments.x.dtype, arguments.y.dtype
-
-
-def _backward(ctx: Any, grad_value: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-    value, *gradients = ctx.saved_tensors
-    grad_inputs: list[Tensor | None] = [None] * len(WeightedArguments._fields)
-    for position, dtype in enumerate(ctx.dtypes):
-        if grad_value is None or not ctx.needs_input_grad[position]:
-            continue
-        gradient = gradients[position]
-        if torch.is_grad_enabled():
-            grad_inputs[position] = ops._ScaleOnce.apply(grad_value, gradient, value, dtype)
-        else:
-            grad_inputs[position] = ops._scale(grad_value, gradient, dtype)
-    return tuple(grad_inputs)
-
-
 def _vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[ops.Outputs, Any]:
     return weighted_mmd2(*_move(info, in_dims, inputs)), _out_dims(inputs)
 
@@ -125,8 +103,8 @@ class _Transformable(torch.autograd.Function):
         outputs: ops.Outputs = weighted_mmd2(*inputs)
         return outputs
 
-    setup_context = staticmethod(_setup_context)
-    backward = staticmethod(_backward)
+    setup_context = staticmethod(ops._save)
+    backward = staticmethod(ops._scale_saved)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> None:
@@ -154,8 +132,8 @@ for _key in ("CPU", "CUDA"):
 torch.library.register_fake(weighted_mmd2, _fake, lib=ops._library)
 torch.library.register_autograd(
     add_op_namespace_prefix("weighted_mmd2"),
-    _backward,
-    setup_context=_setup_context,
+    ops._scale_saved,
+    setup_context=ops._save,
     lib=ops._library,
 )
 torch.library.register_vmap(weighted_mmd2, _vmap, lib=ops._library)

@@ -1,6 +1,7 @@
 """The sets that evaluation trains networks on: the condensed one, its initialisation, baselines."""
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import Tensor
 
@@ -89,5 +90,5 @@ class TrainingSets:
         real, seed, size = self._open_train(), self._seed, self._synthetic.images.shape[-1]
         # a coreset is the same whatever the protocol of the evaluation
         protocol = protocol_for(self._settings.dataset, size, ipc, real.num_classes)
-        features = lambda: train_features(trainer, protocol, real, seed)  # noqa: E731
+        features = partial(train_features, trainer, protocol, real, seed)
         return CORESETS[method](real, ipc, seed, features)

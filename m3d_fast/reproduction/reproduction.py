@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,9 +125,7 @@ class Reproduction:
                 if (part.dataset, part.ipc) not in there:
                     self._update(part, {"protocol": None, "results": [], "searches": {}})
             for part in self._parts:
-                results = part.comparison.run(
-                    lambda results, part=part: self._update(part, results)  # type: ignore[misc]
-                )
+                results = part.comparison.run(partial(self._update, part))
                 self._update(part, results, complete=True)
         log.info("page: %s, results: %s", self.page, self._file)
         return self._content
@@ -242,14 +241,15 @@ class Reproduction:
         published = part.find_published(network, method)
         found = (r for r in results["results"] if (r["method"], r["network"]) == (method, network))
         ours = next(found, None)
-        mean = None if ours is None else ours["mean"]
-        known = None not in (mean, published.accuracy)
+        difference = None
+        if ours is not None and published.accuracy is not None:
+            difference = ours["mean"] - published.accuracy
         return {
             "method": method,
             "network": network,
             "published": asdict(published),
             "ours": ours,
-            "difference": mean - published.accuracy if known else None,  # type: ignore[operator]
+            "difference": difference,
         }
 
     def _add_moments(self, part: Part, rows: list[dict[str, Any]]) -> None:
