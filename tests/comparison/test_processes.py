@@ -7,7 +7,7 @@ from pathlib import Path
 from m3d_fast import CondenseConfig, condense
 from tests.helpers.commands import PATIENCE, one_thread, start, wait_for
 
-SETTINGS = {"dataset": "digits", "iterations": 60, "real_batch": 4, "device": "cpu"}
+SETTINGS = {"dataset": "digits", "iterations": 40, "real_batch": 4, "device": "cpu"}
 SETTINGS |= {"precision": "fp32", "checkpoint_every": 2}
 
 
@@ -32,7 +32,7 @@ def test_a_comparison_that_was_stopped_goes_on(tmp_path: Path) -> None:
     assert "resumed after iteration" in messages
     assert printed.startswith("method  network")
     (row,) = json.loads((out / "compare.json").read_text())["results"]
-    assert row["iterations"] == 60
+    assert row["iterations"] == 40
     with one_thread():
         straight = condense(CondenseConfig(**SETTINGS, out=str(tmp_path / "straight")))
     assert straight.images.numpy().tobytes() in (out / "m3d" / "synthetic.safetensors").read_bytes()

@@ -92,14 +92,14 @@ def test_an_evaluation_by_processes_is_that_of_one(finished: Path, tmp_path, mon
     """Accuracies and their order do not depend on the number of processes."""
     config = EvaluateConfig(epochs=2, repeats=2, baselines="random,herding", device="cpu")
     results = []
-    for number in (1, 2, 3):
+    for number in (1, 3):  # two: in the first test
         run = tmp_path / str(number)
         shutil.copytree(finished, run)
         monkeypatch.setattr(scheduler, "count_processes", lambda *_, number=number: number)
         content = evaluate(run, config)
         assert content == json.loads((run / "evaluation.json").read_text())
         results.append([(r["method"], r["network"], r["accuracies"]) for r in content["results"]])
-    assert results[0] == results[1] == results[2]
+    assert results[0] == results[1]
 
 
 def test_dropout_of_a_users_network_is_drawn_from_the_seed(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import inspect
 import sys
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -17,14 +18,16 @@ COMPILER_OPTIONS = {"num_warps", "num_stages", "enable_fp_fusion"}
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _names_found_once() -> Iterator[None]:
-    """The interpreter searches triton.language for builtins in every call of a device function.
+def _patched_once_per_launch() -> Iterator[None]:
+    """The interpreter patches triton.language in every launch and call of a device function.
 
-    That takes a quarter of its time. Their names are found once here; the rest is as it was.
+    That takes a third of its time. A call finds it patched by its launch, and the names of builtins
+    are searched once; the rest is as it was.
     """
     from triton.runtime import interpreter
 
     names: dict[Any, list[str]] = {}
+    languages: dict[Callable[..., Any], list[ModuleType]] = {}
 
     def patch_builtin(package: Any, *arguments: Any) -> None:
         if package not in names:
@@ -35,9 +38,19 @@ def _names_found_once() -> Iterator[None]:
             if core.is_builtin(member):  # not yet replaced
                 interpreter._patch_attr(package, name, member, *arguments)
 
+    def patch_language(function: Callable[..., Any]) -> Any:
+        if function not in languages:
+            seen = function.__globals__.values()
+            languages[function] = [one for one in seen if one is core or one is interpreter.tl]
+        if languages[function] and not any(core.is_builtin(m.load) for m in languages[function]):
+            return interpreter._LangPatchScope()
+        return patch_unpatched(function)
+
     core = interpreter.tl.core
+    patch_unpatched = interpreter._patch_lang
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(interpreter, "_patch_builtin", patch_builtin)
+        patch.setattr(interpreter, "_patch_lang", patch_language)
         yield
 
 

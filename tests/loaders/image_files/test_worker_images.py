@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from m3d_fast.loaders import ClassSampler, DataError
 from m3d_fast.loaders.image_files import worker_images
@@ -147,7 +148,11 @@ def test_a_damaged_image_is_named(workers: int, damage: str, tmp_path: Path) -> 
         next(batches)
 
 
-def test_a_killed_worker_is_an_error_within_seconds(tree: ImageTree) -> None:
+def test_a_killed_worker_is_an_error_within_seconds(
+    tree: ImageTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # torch looks after its workers every five seconds, which the test would wait for
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.5,))
     with FolderImages(tree, SIZE, workers=2).read(endless()) as batches:
         next(batches)
         for worker in find_workers():
