@@ -10,6 +10,8 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 # without it torch's own matrix products are not reproducible on a GPU
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
+# instead of compiling four programs that ask whether this machine has what /proc/cpuinfo lists
+os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
 # torch reuses what it compiled under another capability of the CPU, and crashes in it (2.15)
 os.environ.setdefault(
     "TORCHINDUCTOR_CACHE_DIR",
