@@ -178,15 +178,11 @@ class Embedder:
     def real(self, views: Views) -> Reading:
         """Read the network over real images, without gradient."""
         with torch.no_grad():
-            groups = []
-            for pieces in self._pieces(views):
-                readings = [self._read(piece, "real") for piece in pieces]
-                groups.append(_join_pieces(readings, [piece.images.shape[1] for piece in pieces]))
-            return _join_classes(groups)
+            return self._read_in_pieces(views, "real")
 
     def synthetic(self, views: Views) -> Reading:
         """Read the network over synthetic images, differentiable in them."""
-        return self._read(views, "synthetic")
+        return self._read_in_pieces(views, "synthetic")
 
     def check_probes(self, image_shape: Sequence[int]) -> None:
         """Read two black images ``(C, H, W)``, so that what cannot be read is known before the run.
@@ -205,6 +201,13 @@ class Embedder:
         if images.dtype == torch.uint8:
             images = images.float() / 255
         return augment((images - self.mean) / self.std, draws, self.operations)
+
+    def _read_in_pieces(self, views: Views, kind: str) -> Reading:
+        groups = []
+        for pieces in self._pieces(views):
+            readings = [self._read(piece, kind) for piece in pieces]
+            groups.append(_join_pieces(readings, [piece.images.shape[1] for piece in pieces]))
+        return _join_classes(groups)
 
     def _pieces(self, views: Views) -> Iterator[list[Views]]:
         """Groups of classes, each cut along its images into pieces of at most ``_piece`` images."""

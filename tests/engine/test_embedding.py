@@ -44,9 +44,21 @@ def test_an_embedding_in_pieces_is_that_of_the_whole() -> None:
     assert [t.shape for t in whole.each] == [(4, 12, 512), (4, 12, 10)]
     assert whole.mean[0].shape == (4, 128, 16, 16)
     assert whole.mean[1].tolist() == [3, 1, 9, 5]
+    exact = image_gradient(embedder, views)
     for piece in (1, 5, 12, 24):
         embedder._piece = piece
         torch.testing.assert_close(embedder.real(views), whole, atol=1e-5, rtol=1e-5)
+        gradient = image_gradient(embedder, views)
+        assert (gradient - exact).abs().max() < 1e-4 * exact.abs().max()
+
+
+def image_gradient(embedder: Embedder, views: Views) -> Tensor:
+    """Of the squares of all that is read, in the images as synthetic ones."""
+    images = (views.images / 255).requires_grad_()
+    each, mean = embedder.synthetic(views._replace(images=images))
+    torch.stack([read.square().sum() for read in (*each, *mean)]).sum().backward()
+    assert images.grad is not None
+    return images.grad
 
 
 @pytest.mark.filterwarnings("default")  # dynamo looks at .grad of tensors that have none
@@ -73,6 +85,7 @@ def test_bf16_features_stay_close_to_float32(compile: bool) -> None:
     assert cosine.min() > 0.98
 
 
+@pytest.mark.filterwarnings("default")  # as above
 def test_any_number_of_shapes_is_compiled_in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Embedders of one process share torch's count of compilations, of which it allows 8."""
     # the count is dynamo's: a back end that compiles nothing comes to it sooner
