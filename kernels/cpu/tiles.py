@@ -69,7 +69,8 @@ def evaluate_kernel(
     """
     if rule.name == "polynomial":
         degree, gamma, coef0 = int(rule.parameters[0]), *rule.parameters[1:]
-        base = torch.bmm(tile.a_points, tile.b_points.mT).mul_(gamma).add_(coef0)
+        constant = tile.a_points.new_full((1, 1, 1), coef0)
+        base = torch.baddbmm(constant, tile.a_points, tile.b_points.mT, alpha=gamma)
         power = base ** (degree - 1)
         k = base.mul_(power) if value else None
         k_slope = power.mul_(degree * gamma) if slope else None
