@@ -3,10 +3,13 @@
 import json
 import re
 import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from benchmarks import curves
 from m3d_fast.common.errors import UserError
 from m3d_fast.evaluation import snapshots
 from m3d_fast.evaluation.config import EvaluateConfig
@@ -17,13 +20,28 @@ from tests.helpers.commands import finish_run, run
 QUICK = {"epochs": 1, "repeats": 1, "device": "cpu", "precision": "fp32"}
 
 
+@pytest.fixture
+def curves_of(tmp_path: Path, monkeypatch) -> Callable[..., Path]:
+    """``python -m benchmarks.curves``: the stem of its files."""
+
+    def write(*runs: Path) -> Path:
+        out = tmp_path / "curves"
+        monkeypatch.setattr(sys, "argv", ["curves", *map(str, runs), "--out", str(out)])
+        curves.main()
+        return out
+
+    return write
+
+
 @pytest.fixture(scope="module")
 def condensed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("snapshots") / "run"
     return finish_run(out, "--iterations", "5", "--snapshot-every", "2")
 
 
-def test_every_snapshot_has_the_accuracies_of_its_set(condensed: Path, monkeypatch) -> None:
+def test_every_snapshot_has_the_accuracies_of_its_set(
+    condensed: Path, curves_of, monkeypatch
+) -> None:
     evaluated = []
 
     def stop(subject, *others):
@@ -61,10 +79,23 @@ def test_every_snapshot_has_the_accuracies_of_its_set(condensed: Path, monkeypat
     assert spent[0] == 0 < spent[1] < spent[3]
     assert (condensed / "snapshots.png").read_bytes().startswith(b"\x89PNG")
 
+    out = curves_of(condensed)
+    (curve,) = json.loads(out.with_suffix(".json").read_text())["runs"].values()
+    assert [point["seconds"] for point in curve["results"]] == spent, "without a pool"
+    assert [point["mean"] for point in curve["results"]] == [r["mean"] for r in content["results"]]
+    assert not {"out", "data_root"} & set(curve["settings"])
+    assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
-def test_what_cannot_be_evaluated_is_one_sentence(condensed: Path, tmp_path: Path) -> None:
+
+def test_what_cannot_be_evaluated_is_one_sentence(
+    condensed: Path, curves_of, tmp_path: Path, capsys
+) -> None:
     bare = shutil.copytree(condensed, tmp_path / "bare")
     shutil.rmtree(bare / "snapshots")
+    (bare / "snapshots.json").unlink(missing_ok=True)
+    with pytest.raises(SystemExit):
+        curves_of(bare)
+    assert "expected snapshots.json in every run folder, found none in" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"snapshots: .*bare has none; condense with --snapshot-e"):
         evaluate_snapshots(bare)
     with pytest.raises(UserError, match="snapshots: expected no --baselines"):
