@@ -27,16 +27,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.fixture
-def run(finished: Path, tmp_path: Path) -> Path:
-    """The finished run without an evaluation."""
-    copy = tmp_path / "run"
-    copy.mkdir()
-    for name in ("config.json", "synthetic.safetensors", "metrics.jsonl"):
-        (copy / name).write_bytes((finished / name).read_bytes())
-    return copy
-
-
 def quick(**given) -> EvaluateConfig:
     return EvaluateConfig(**({"epochs": 2, "repeats": 2, "device": "cpu"} | given))
 

@@ -132,15 +132,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.fixture
-def run(finished: Path, tmp_path: Path) -> Path:
-    copy = tmp_path / "run"
-    copy.mkdir()
-    for name in ("config.json", "synthetic.safetensors", "metrics.jsonl"):
-        (copy / name).write_bytes((finished / name).read_bytes())
-    return copy
-
-
 def quick(**given: Any) -> EvaluateConfig:
     return EvaluateConfig(**({"epochs": 1, "repeats": 1, "device": "cpu"} | given))
 
