@@ -12,7 +12,7 @@ from ..reference import accumulator_dtype
 # measured with torch 2.15 on one Zen 4 core, 2 MB of cache
 TILE_ROWS = 512  # 512 x 512 float32 numbers are 1 MB
 HALF_ROWS = 128  # rows of a block that are still worth splitting symmetric tiles for
-STEP = 16  # 250 rows of 2048 take 1.1 times as long as 256
+STEP = 16  # 250 rows of 2048 take 1.1 times as long as 256 (Xeon)
 # products in bfloat16 (AMX, torch 2.15) convert their factors, which is worth it for more rows, and
 # 125 rows of 2048 take twice as long as 128
 BFLOAT16_HALF_ROWS, BFLOAT16_STEP = 256, 32
@@ -75,8 +75,8 @@ def split_rows(rows: int, columns: int, bfloat16: bool = False) -> list[slice]:
     """Choose the blocks of a sample of ``rows`` rows and ``columns`` features."""
     half, multiple = (BFLOAT16_HALF_ROWS, BFLOAT16_STEP) if bfloat16 else (HALF_ROWS, STEP)
     size = min(TILE_ROWS, max(half, math.ceil(rows / 4)))
-    # wide rows: a block stays below 16 MB, down to 16 rows
-    size = min(size, max(16, KEPT_NUMBERS // columns))
+    # wide rows: a block stays below 16 MB, down to one step
+    size = min(size, max(multiple, KEPT_NUMBERS // columns // multiple * multiple))
     size = math.ceil(rows / math.ceil(rows / size) / multiple) * multiple
     return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
 

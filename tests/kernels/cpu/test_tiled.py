@@ -200,6 +200,12 @@ def test_blocks_for_bfloat16_are_whole_tiles_of_the_unit(rows):
     assert all((block.stop - block.start) % 32 == 0 for block in bounds[:-1])
 
 
+@pytest.mark.parametrize("columns", [2048, 41_943, 10**6])
+def test_blocks_of_wide_rows_stay_small(columns):
+    largest = max(block.stop - block.start for block in blocks.split_rows(1000, columns))
+    assert largest <= max(blocks.STEP, blocks.KEPT_NUMBERS // columns)
+
+
 @pytest.mark.parametrize("exponent", [-1e-6, -0.01, -1.0, -30.0])
 def test_one_exponential_for_five_scales(exponent):
     """Relative errors, however near to zero or to minus one the terms are."""
