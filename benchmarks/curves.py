@@ -7,10 +7,10 @@ A line is named after its run folder. Seconds include those of training the netw
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
+from m3d_fast.common.files import read_json, write_json
 from m3d_fast.evaluation.pictures import Lines, save_panels
 from m3d_fast.evaluation.snapshots import FILE
 from m3d_fast.run.folder import RunFolder
@@ -21,16 +21,16 @@ PATHS = ("out", "data_root")  # settings that say nothing about the run
 
 def read_curve(run: Path) -> dict[str, Any]:
     """What ``evaluate --snapshots`` found, how the run was made, and seconds from its start."""
-    found = json.loads((run / FILE).read_text())
+    found = read_json(run / FILE)
     folder = RunFolder(run)
     pretraining = folder.pretraining_seconds()
     points = [
         {**point, "seconds": pretraining + point["condensation_seconds"]}
         for point in found["results"]
     ]
-    given = json.loads(folder.config_file.read_text())["settings"]
+    given = read_json(folder.config_file)["settings"]
     settings = {name: value for name, value in given.items() if name not in PATHS}
-    about = {name: found[name] for name in PER_RUN if name in found}
+    about = {name: found[name] for name in PER_RUN}
     return {**about, "pretraining_seconds": pretraining, "settings": settings, "results": points}
 
 
@@ -64,7 +64,12 @@ def main() -> None:
             "python -m m3d_fast.evaluate RUN_DIR --snapshots writes it"
         )
     curves = {run.name: read_curve(run) for run in arguments.runs}
-    arguments.out.with_suffix(".json").write_text(json.dumps({"runs": curves}, indent=1) + "\n")
+    if len(curves) < len(arguments.runs):
+        parser.error(
+            "expected run folders of different names, which name the lines, got "
+            + ", ".join(map(str, arguments.runs))
+        )
+    write_json(arguments.out.with_suffix(".json"), {"runs": curves})
     draw(curves, arguments.out.with_suffix(".png"))
 
 

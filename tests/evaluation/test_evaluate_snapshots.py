@@ -85,6 +85,8 @@ def test_every_snapshot_has_the_accuracies_of_its_set(
     assert [point["mean"] for point in curve["results"]] == [r["mean"] for r in content["results"]]
     assert not {"out", "data_root"} & set(curve["settings"])
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(SystemExit):
+        curves_of(condensed, condensed)  # one line would hide the other
 
 
 def test_what_cannot_be_evaluated_is_one_sentence(
