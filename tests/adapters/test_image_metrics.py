@@ -1,13 +1,16 @@
 """The metrics of torchmetrics: states, reset, ranks, dtypes; and the published numbers."""
 
+from importlib.util import find_spec
+
 import pytest
 import torch
 from torch import Tensor
 
-pytest.importorskip("torchmetrics")
-
-from m3d_fast.adapters import CLIPMaximumMeanDiscrepancy, KernelInceptionDistance
+from m3d_fast import adapters
 from m3d_fast.kernels import CMMD
+
+# torchmetrics takes seconds to import, which only the process of these tests needs
+pytestmark = pytest.mark.skipif(find_spec("torchmetrics") is None, reason="needs torchmetrics")
 
 
 def published_kid(x: Tensor, y: Tensor) -> Tensor:
@@ -26,7 +29,7 @@ def features(generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 def test_kid_takes_the_subsets_that_torchmetrics_takes(features):
     real, fake = features
-    metric = KernelInceptionDistance(subsets=3, subset_size=20)
+    metric = adapters.KernelInceptionDistance(subsets=3, subset_size=20)
     for start in range(0, 60, 25):
         metric.update(real[start : start + 25], real=True)
         metric.update(fake[start : start + 25], real=False)
@@ -47,7 +50,7 @@ def test_kid_takes_the_subsets_that_torchmetrics_takes(features):
 def test_it_is_that_of_torchmetrics(features):
     host = pytest.importorskip("torchmetrics.image.kid")
     theirs = host.KernelInceptionDistance(torch.nn.Identity(), subsets=4, subset_size=30)
-    ours = KernelInceptionDistance(subsets=4, subset_size=30)
+    ours = adapters.KernelInceptionDistance(subsets=4, subset_size=30)
     for metric in (ours, theirs):
         metric.update(features[0], real=True)
         metric.update(features[1], real=False)
@@ -60,7 +63,7 @@ def test_it_is_that_of_torchmetrics(features):
 
 @pytest.mark.parametrize("keep", [True, False])
 def test_reset_keeps_real_features_if_asked(keep, features):
-    metric = CLIPMaximumMeanDiscrepancy(reset_real_features=not keep)
+    metric = adapters.CLIPMaximumMeanDiscrepancy(reset_real_features=not keep)
     metric.update(features[0], real=True)
     metric.update(features[1], real=False)
     before = metric.compute()
@@ -82,7 +85,9 @@ def test_ranks_gather_their_features(features):
         """This rank's rows, and those of another one that has the others."""
         return [tensor, features[0 if len(tensor) == 30 else 1][1::2]]
 
-    metric = CLIPMaximumMeanDiscrepancy(dist_sync_fn=gather, distributed_available_fn=lambda: True)
+    metric = adapters.CLIPMaximumMeanDiscrepancy(
+        dist_sync_fn=gather, distributed_available_fn=lambda: True
+    )
     for start in (0, 20):
         metric.update(features[0][0::2][start : start + 20], real=True)
         metric.update(features[1][0::2][start : start + 20], real=False)
@@ -91,7 +96,7 @@ def test_ranks_gather_their_features(features):
 
 
 def test_dtype_and_state_follow_the_module(features):
-    metric = CLIPMaximumMeanDiscrepancy()
+    metric = adapters.CLIPMaximumMeanDiscrepancy()
     metric.update(features[0], real=True)
     metric.update(features[1], real=False)
     exact = metric.compute()
@@ -112,16 +117,16 @@ def test_dtype_and_state_follow_the_module(features):
     ],
 )
 def test_images_and_other_features_are_refused(given, words, features):
-    metric = KernelInceptionDistance()
+    metric = adapters.KernelInceptionDistance()
     metric.update(features[0], real=True)
     with pytest.raises(ValueError, match=words):
         metric.update(given, real=False)
 
 
 def test_fewer_samples_than_a_subset_are_refused(features):
-    metric = KernelInceptionDistance(subsets=1, subset_size=70)
+    metric = adapters.KernelInceptionDistance(subsets=1, subset_size=70)
     metric.update(features[0], real=True)
     with pytest.raises(ValueError, match="real features: expected at least 70 rows, got 60"):
         metric.compute()
     with pytest.raises(ValueError, match="subset_size: expected at least 2, got 1"):
-        KernelInceptionDistance(subset_size=1)
+        adapters.KernelInceptionDistance(subset_size=1)
