@@ -67,7 +67,7 @@ def write_mnist(
             content = idx_bytes(values)
             name = f"{PREFIX[split]}-{kind}-ubyte"
             if compress:
-                (folder / f"{name}.gz").write_bytes(gzip.compress(content))
+                (folder / f"{name}.gz").write_bytes(gzip.compress(content, mtime=0))
             else:
                 (folder / name).write_bytes(content)
         return images, labels
