@@ -236,7 +236,8 @@ def gram(x: Tensor, y: Tensor, kernel: Kernel) -> Tensor:
     """The kernel matrix ``k(x_i, y_j)``, ``(..., N, M)``.
 
     The bandwidth of ``Gaussian("mean")`` is that of the stacked ``[x; y]``. Differentiable by plain
-    autograd, also twice, but not through that bandwidth. Follows torch's matmul precision.
+    autograd, also twice (once for ``Laplacian(norm="l1")``), but not through that bandwidth.
+    Follows torch's matmul precision.
 
     Args:
         x: ``(..., N, D)``, any floating dtype; computed in float32, or in float64 for float64.

@@ -3,9 +3,11 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from torch import Tensor
+
+Norm = Literal["l1", "l2"]
 
 
 class Encoded(NamedTuple):
@@ -156,25 +158,33 @@ class Linear:
 
 @dataclass(frozen=True)
 class Laplacian:
-    """``k(a, b) = exp(-|a - b| / bandwidth)``, with the Euclidean distance.
+    """``k(a, b) = exp(-|a - b| / bandwidth)``, with the Euclidean distance or the city block's.
 
-    It has no gradient where ``a = b``; zero is used there, the middle of its directions.
+    Where ``a = b``, or for "l1" where they agree in a feature, it has no gradient (in that
+    feature); zero is used there, the middle of its directions.
 
     Args:
         bandwidth: positive, in units of distance.
+        norm: of the distance: "l2", or "l1" for the sum of absolute differences, as in
+            scikit-learn's ``laplacian_kernel`` (whose gamma is ``1 / bandwidth``), MMDAgg and
+            MMD-FUSE.
 
     Raises:
-        TypeError, ValueError: if it is invalid.
+        TypeError, ValueError: if an argument is invalid.
     """
 
     bandwidth: float = 1.0
+    norm: Norm = "l2"
 
     def __post_init__(self) -> None:
         _check_float("bandwidth", self.bandwidth)
+        if self.norm not in ("l1", "l2"):
+            raise ValueError(f"norm: expected 'l1' or 'l2', got {self.norm!r}")
 
     def encode(self, dimensions: int) -> Encoded:
         """Encode for the op."""
-        return Encoded("laplacian", [float(self.bandwidth)], None)
+        name = "laplacian" if self.norm == "l2" else "laplacian_l1"
+        return Encoded(name, [float(self.bandwidth)], None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,9 @@ def gram(x: Tensor, y: Tensor, kernel: Kernel) -> Tensor:
         return total
     if isinstance(kernel, OWN_PATH):
         return reference.gram(x, y, *kernel.encode(x.shape[-1]))
+    if isinstance(kernel, Laplacian) and kernel.norm == "l1":
+        dtype = reference.accumulator_dtype(x.dtype)
+        return torch.exp(torch.cdist(x.to(dtype), y.to(dtype), p=1.0) / -kernel.bandwidth)
     a, b = reference.centre(reference.sample(x, None), reference.sample(y, None))
     squared = reference.squared_distances(a, b)
     if isinstance(kernel, RationalQuadratic):

@@ -2,7 +2,8 @@
 
 The *excess* of a kernel is ``k - k(0)`` where it is a function of ``|a - b|`` (it keeps the digits
 that a difference from a large constant would cancel), and ``k`` itself for one of ``a.b``. The
-*slope* is ``dk / d(a.b)``, which for a function of the distance is ``-2 dk / d|a - b|^2``.
+*slope* is ``dk / d(a.b)``, which for a function of the distance is ``-2 dk / d|a - b|^2``, and for
+one of the distance in the norm of absolute differences its derivative in that.
 """
 
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ class Evaluation:
 
     Args:
         root: the kernel.
-        pairs: of each view ``|a - b|^2`` or ``a.b``, (c, rows of a, rows of b).
+        pairs: of each view ``|a - b|^2``, ``a.b`` or ``|a - b|_1``, (c, rows of a, rows of b).
         widths: of each view the mean bandwidth.
     """
 
@@ -87,6 +88,7 @@ def at_zero(node: Node) -> float:
         "gaussian": len(node.numbers),
         "gaussian_mean": len(node.numbers),
         "laplacian": 1,
+        "laplacian_l1": 1,
         "rational_quadratic": len(node.numbers) - 1,
     }
     return float(constants.get(node.name, 0))
@@ -104,6 +106,8 @@ def _leaf_excess(node: Node, pairs: Tensor, width: Width) -> Tensor:
         return gaussian_mixture.sum_excess(exponent, gaussian_mixture.group_scales(numbers))
     if node.name == "laplacian":
         return pairs.sqrt().div_(-numbers[0]).expm1_()
+    if node.name == "laplacian_l1":
+        return (pairs / -numbers[0]).expm1_()
     if node.name == "rational_quadratic":
         bandwidth, *alphas = numbers
         parts = [torch.log1p(pairs / (a * bandwidth)).mul_(-a).expm1_() for a in alphas]
@@ -127,6 +131,8 @@ def _leaf_slope(node: Node, pairs: Tensor, width: Width) -> Tensor:
         distances = pairs.sqrt()
         slope = (distances / -numbers[0]).exp_().div_(distances * numbers[0])
         return _zero_where_coincident(slope, pairs)
+    if node.name == "laplacian_l1":
+        return (pairs / -numbers[0]).exp_().div_(-numbers[0])
     if node.name == "rational_quadratic":
         bandwidth, *alphas = numbers
         powers = [(1 + pairs / (a * bandwidth)) ** (-a - 1) for a in alphas]

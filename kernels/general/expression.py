@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..combinations import Features, Kernel, Product, Sum
 
-DOT_PRODUCTS = ("polynomial", "linear")  # functions of a.b; the others are functions of |a - b|
+Pairs = Literal["dot", "squared", "l1"]  # a.b, |a - b|^2, the sum of |a_d - b_d| over features
+# what a kernel is a function of, unless of |a - b|^2
+OTHER_PAIRS: dict[str, Pairs] = {"polynomial": "dot", "linear": "dot", "laplacian_l1": "l1"}
 
 
 class Expression(NamedTuple):
@@ -41,12 +43,17 @@ class Node:
     parts: tuple["Node", ...] = ()
 
 
+def find_pairs(name: str) -> Pairs:
+    """Find what a single kernel is a function of."""
+    return OTHER_PAIRS.get(name, "squared")
+
+
 class _Encoder:
     """Collects the lists of an ``Expression``, and the columns it is about."""
 
     def __init__(self) -> None:
         self.expression = Expression([], [], [], [], [0])
-        self.views: list[tuple[Tensor, Tensor, bool]] = []
+        self.views: list[tuple[Tensor, Tensor, Pairs]] = []
 
     def add(self, kernel: Kernel, x: Tensor, y: Tensor) -> None:
         if isinstance(kernel, Features):
@@ -62,7 +69,7 @@ class _Encoder:
                 # one number per batch element, in units of squared distance
                 scale = _square_root(bandwidth, x)
                 x, y = x / scale, y / scale
-            self._append(name, len(numbers), self._find_view(x, y, name in DOT_PRODUCTS))
+            self._append(name, len(numbers), self._find_view(x, y, find_pairs(name)))
             self.expression.numbers.extend(numbers)
 
     def _append(self, name: str, count: int, view: int) -> None:
@@ -70,11 +77,11 @@ class _Encoder:
         self.expression.counts.append(count)
         self.expression.views.append(view)
 
-    def _find_view(self, x: Tensor, y: Tensor, dot_products: bool) -> int:
+    def _find_view(self, x: Tensor, y: Tensor, pairs: Pairs) -> int:
         for number, view in enumerate(self.views):
-            if view[0] is x and view[1] is y and view[2] == dot_products:
+            if view[0] is x and view[1] is y and view[2] == pairs:
                 return number
-        self.views.append((x, y, dot_products))
+        self.views.append((x, y, pairs))
         self.expression.bounds.append(self.expression.bounds[-1] + x.shape[-1])
         return len(self.views) - 1
 

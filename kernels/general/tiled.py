@@ -9,6 +9,7 @@ from .views import Block, Views
 
 CHUNK_PAIRS = 2**18  # batch elements are computed together up to this many pairs
 CUDA_CHUNK_PAIRS = 2**25
+SIGNED_NUMBERS = 2**24  # one per pair and feature, which a GPU writes before it sums them: 64 MB
 
 
 def normalise(weights: Tensor) -> Tensor:
@@ -139,20 +140,33 @@ class _Chunk:
         out = self.outs[own.side]
         if out is None:
             return
-        rows = self.views.slice_rows(own)
-        out[:, rows, self.views.columns[view]] += torch.bmm(slope, self.views.points(view, other))
+        rows, points = self.views.slice_rows(own), self.views.points(view, other)
+        if self.views.pairs[view] == "l1":
+            own_points = self.views.points(view, own)
+            _add_signs(out[:, rows, self.views.columns[view]], slope, own_points, points)
+            return
+        out[:, rows, self.views.columns[view]] += torch.bmm(slope, points)
         self.row_sums[view][own.side][:, rows] += slope.sum(-1)
 
     def _subtract_own_rows(self) -> None:
-        """A function of a - b has a sum of differences as its gradient."""
+        """A function of |a - b|^2 has a sum of differences as its gradient."""
         for view, columns in enumerate(self.views.columns):
-            if self.views.dots[view]:
+            if self.views.pairs[view] != "squared":
                 continue
             for own in self.views.blocks():
                 out, rows = self.outs[own.side], self.views.slice_rows(own)
                 if out is not None:
                     sums = self.row_sums[view][own.side][:, rows, None]
                     out[:, rows, columns] -= sums * self.views.points(view, own)
+
+
+def _add_signs(out: Tensor, slope: Tensor, own: Tensor, other: Tensor) -> None:
+    """Add ``sum_j slope_ij sign(own_i - other_j)`` to ``out``, (c, rows of own, columns)."""
+    own, step = own.contiguous(), max(1, SIGNED_NUMBERS // own.numel())
+    for part, points in zip(slope.split(step, 2), other.split(step, 1), strict=True):
+        part = part.contiguous()
+        # the distances, its last argument, do not enter this norm's gradient
+        out += torch.ops.aten._cdist_backward(part, own, points.contiguous(), 1.0, part)
 
 
 def _drop_own_pairs(weights: Tensor) -> Tensor:

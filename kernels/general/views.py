@@ -9,7 +9,7 @@ from ..cpu import blocks
 from ..cpu.blocks import BlockedSample
 from ..reference import accumulator_dtype
 from .evaluate import Evaluation, Width
-from .expression import DOT_PRODUCTS, Expression, build_tree, list_leaves
+from .expression import Expression, Pairs, build_tree, find_pairs, list_leaves
 
 CUDA_TILE_ROWS = 4096  # an estimate: 64 MB in float32, enough programs for a GPU
 NARROW = 16  # features: up to here direct differences cost no more than a product
@@ -45,7 +45,7 @@ class Views:
         self.samples: list[tuple[BlockedSample, BlockedSample]] = []
         self.widths: list[Width] = []
         self.exact: list[bool] = []
-        self.dots: list[bool] = []
+        self.pairs: list[Pairs] = []
         self.rows = tuple(_split_rows(points) for points in (x, y))
         self.columns = [
             slice(start, stop)
@@ -65,10 +65,10 @@ class Views:
             BlockedSample(side, bounds, *_count_rows(side, mask))
             for side, bounds, mask in zip(points, self.rows, masks, strict=True)
         )
-        dots = bool(names & set(DOT_PRODUCTS))
-        self.widths.append(None if dots else blocks.centre(x, y))
+        (pairs,) = set(map(find_pairs, names))
+        self.widths.append(blocks.centre(x, y) if pairs == "squared" else None)
         self.samples.append((x, y))
-        self.dots.append(dots)
+        self.pairs.append(pairs)
         self.exact.append(bool(names & set(NOT_SMOOTH)))
 
     def blocks(self) -> list[Block]:
@@ -80,7 +80,7 @@ class Views:
         return self.rows[block.side][block.number]
 
     def points(self, view: int, block: Block) -> Tensor:
-        """Rows of a block in one view, (c, rows, columns), centred where distances count."""
+        """Rows of a block in one view, (c, rows, columns), centred for squared distances."""
         return self.samples[view][block.side].block(block.number)
 
     def evaluate(self, a: Block, b: Block) -> Evaluation:
@@ -91,8 +91,10 @@ class Views:
 
     def _pair(self, view: int, a: Block, b: Block) -> Tensor:
         a_points, b_points = self.points(view, a), self.points(view, b)
-        if self.dots[view]:
+        if self.pairs[view] == "dot":
             return torch.bmm(a_points, b_points.mT)
+        if self.pairs[view] == "l1":
+            return torch.cdist(a_points, b_points, p=1.0)
         if self.exact[view] and (a_points.is_cuda or a_points.shape[-1] <= NARROW):
             squared = _subtract(a_points, b_points)
         else:

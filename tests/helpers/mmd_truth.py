@@ -122,6 +122,8 @@ def stacked_gram(z: Tensor, kernel: Kernel, rows: Tensor | None = None) -> Tenso
     squared = _pair_distances(z, z)
     # autograd's root of zero is not finite
     distance = torch.where(squared > 0, squared.clamp_min(1e-300).sqrt(), 0.0)
+    if isinstance(kernel, Laplacian) and kernel.norm == "l1":
+        return torch.exp((z[:, None] - z).abs().sum(-1) / -kernel.bandwidth)
     if isinstance(kernel, Laplacian):
         return torch.exp(-distance / kernel.bandwidth)
     if isinstance(kernel, Energy):

@@ -24,7 +24,9 @@ from m3d_fast.kernels import (
 )
 from tests.helpers.mmd_truth import stacked_gram
 
-KERNELS: list[Kernel] = [Gaussian(sigma=1.0, scales=(1.0,)), Laplacian(2.0), Polynomial(2)]
+UNIT = Gaussian(sigma=1.0, scales=(1.0,))
+CITY_BLOCK = Laplacian(2.0, "l1")
+KERNELS: list[Kernel] = [UNIT, Laplacian(2.0), Polynomial(2), CITY_BLOCK]
 
 
 @pytest.fixture
@@ -171,19 +173,19 @@ def test_digits_without_a_class_are_told_apart():
     assert aggregated_test(x, rest[:300], permutations=99).p_value > 0.05
 
 
-def test_power_criterion_and_its_gradient(samples):
+@pytest.mark.parametrize("kernel", [UNIT, CITY_BLOCK], ids=repr)
+def test_power_criterion_and_its_gradient(kernel, samples):
     """Liu et al. 2020, eq. 3 to 5, and a finite difference in the bandwidth of each feature."""
     x, y = samples[0][:9], samples[1]
     widths = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64).requires_grad_()
-    unit = Gaussian(sigma=1.0, scales=(1.0,))
-    power = power_criterion(x, y, Features(unit, bandwidth=widths))
-    k = stacked_gram(torch.cat([x, y]) / widths.detach(), unit)
+    power = power_criterion(x, y, Features(kernel, bandwidth=widths))
+    k = stacked_gram(torch.cat([x, y]) / widths.detach(), kernel)
     h = k[:9, :9] + k[9:, 9:] - k[:9, 9:] - k[9:, :9]
     variance = 4 / 9**3 * h.sum(1).square().sum() - 4 / 9**4 * h.sum() ** 2
     expected = (h.sum() - h.trace()) / 72 / (variance / 9 + 1e-8).sqrt()
     torch.testing.assert_close(power, expected)
     assert torch.autograd.gradcheck(
-        lambda one: power_criterion(x, y, Features(unit, bandwidth=one)), widths
+        lambda one: power_criterion(x, y, Features(kernel, bandwidth=one)), widths
     )
 
 

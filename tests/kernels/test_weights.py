@@ -23,16 +23,18 @@ from m3d_fast.kernels import (
     mmd2,
     mmd2_and_grad,
 )
-from m3d_fast.kernels.general import op, views
+from m3d_fast.kernels.general import op, tiled, views
 from tests.helpers.mmd_truth import stacked_gram, weighted_by_definition
 
 WIDTHS = torch.tensor([0.5, 1.0, 2.0, 1.5, 0.7, 1.0], dtype=torch.float64)
+CITY_BLOCK = Laplacian(4.0, "l1")
 KERNELS: list[Kernel] = [
     Gaussian(),
     Gaussian(sigma=2.0),
     Polynomial(),
     Linear(),
     Laplacian(2.0),
+    CITY_BLOCK,
     RationalQuadratic(),
     Energy(),
     Energy(1.5),
@@ -40,6 +42,7 @@ KERNELS: list[Kernel] = [
     Product(Gaussian(), Laplacian(3.0), Polynomial(2)),
     Features(Gaussian(scales=(1.0,)), bandwidth=WIDTHS),
     Features(Laplacian(), (1, 4)),
+    Sum(Product(Gaussian(), Features(Laplacian(norm="l1"), (1, 4), WIDTHS[1:4])), Linear()),
     Product(
         Features(Gaussian(), (0, 3)),
         Features(RationalQuadratic(), (3, 6), WIDTHS[3:]),
@@ -125,7 +128,7 @@ def test_tiles_and_near_pairs_are_those_of_one_tile(monkeypatch, generator):
         assert (grad_y - exact.grad_y).norm() < 3e-5 * exact.grad_y.norm()
 
 
-@pytest.mark.parametrize("kernel", [Energy(), Laplacian(), Energy(1.5)], ids=repr)
+@pytest.mark.parametrize("kernel", [Energy(), Laplacian(), Energy(1.5), CITY_BLOCK], ids=repr)
 @pytest.mark.parametrize("columns", [3, 40])
 def test_coincident_points_have_a_finite_gradient_of_zero(kernel, columns, generator):
     x = torch.randn(40, columns, generator=generator)
@@ -152,6 +155,18 @@ def test_lengths_are_weights_of_one_and_zero(samples):
     torch.testing.assert_close(longer, mmd2(x, y, Energy(), x_lengths=lengths))
 
 
+def test_signs_of_differences_are_summed_in_parts(monkeypatch, generator):
+    """Several blocks of rows, of features that often agree."""
+    x, y = torch.randn(2, 20, 300, generator=generator).round(decimals=1).mT
+    exact = weighted_by_definition(x, y, CITY_BLOCK, False, torch.ones(300), torch.ones(300))
+    for numbers in (tiled.SIGNED_NUMBERS, 20 * 128 * 50):
+        monkeypatch.setattr(tiled, "SIGNED_NUMBERS", numbers)
+        value, (grad_x, grad_y) = mmd2_and_grad(x, y, CITY_BLOCK, wrt="both")
+        assert abs(value - exact.value) < 1e-6
+        assert (grad_x - exact.grad_x).norm() < 2e-6 * exact.grad_x.norm()
+        assert (grad_y - exact.grad_y).norm() < 2e-6 * exact.grad_y.norm()
+
+
 def test_a_weight_of_two_is_a_row_that_occurs_twice(samples):
     x, y, *_ = samples
     twice = torch.cat([x[0], x[0, :4]])
@@ -176,9 +191,10 @@ def test_bandwidth_per_feature_has_a_gradient(samples):
 def test_it_is_an_op_of_torch(samples):
     x, y, u, v = samples
     x, y = x.requires_grad_(), y.requires_grad_()
-    arguments = (x, y, u[:, None], v[:, None], ["energy"], [1], [0], [1.0], [0, 6], True)
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
-    torch.library.opcheck(op.weighted_mmd2, (*arguments, True, True, True), test_utils=checks)
+    for kernel in ("energy", "laplacian_l1"):
+        arguments = (x, y, u[:, None], v[:, None], [kernel], [1], [0], [1.0], [0, 6], True)
+        torch.library.opcheck(op.weighted_mmd2, (*arguments, True, True, True), test_utils=checks)
     weights = torch.tensor([2.0, -1.0], dtype=torch.float64)
     (mmd2(x, y, Energy(), x_weights=u) * weights).sum().backward()
     _, gradient = mmd2_and_grad(x, y, Energy(), wrt="x", x_weights=u)
@@ -199,7 +215,7 @@ def test_torch_func_sees_the_same(samples):
 
 def test_compiles_without_a_break(samples):
     x, y, u, v = samples
-    kernel = Sum(Gaussian(), Features(Energy(), (0, 3)))
+    kernel = Sum(Gaussian(), Features(Energy(), (0, 3)), CITY_BLOCK)
     loss = MMDLoss(kernel)
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(
@@ -207,10 +223,11 @@ def test_compiles_without_a_break(samples):
     )
 
 
-def test_memory_is_not_that_of_the_kernel_matrix(generator):
+@pytest.mark.parametrize("kernel", [Energy(), CITY_BLOCK], ids=name)
+def test_memory_is_not_that_of_the_kernel_matrix(kernel, generator):
     """The kernel matrix of 4,000 rows would take 61 MB."""
     x, y = torch.randn(2, 2000, 20, generator=generator)
-    assert peak_bytes(lambda: mmd2(x, y, Energy())) < 12 * 2**20
+    assert peak_bytes(lambda: mmd2(x, y, kernel)) < 12 * 2**20
 
 
 @pytest.mark.parametrize(
@@ -243,6 +260,7 @@ def test_invalid_weights_are_refused(weights, error, words):
     [
         (lambda: Laplacian(0.0), ValueError, "bandwidth: expected a positive"),
         (lambda: Laplacian(torch.ones(())), TypeError, "bandwidth: expected a float, got a tensor"),
+        (lambda: Laplacian(norm="L1"), ValueError, "norm: expected 'l1' or 'l2', got 'L1'"),
         (lambda: RationalQuadratic(alphas=()), ValueError, "alphas: expected at least one"),
         (lambda: RationalQuadratic(alphas=(1.0, -1.0)), ValueError, "alphas: expected a positive"),
         (lambda: Energy(0.5), ValueError, "exponent: .* no bound near coincident points.*got 0.5"),
