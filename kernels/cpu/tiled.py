@@ -10,7 +10,7 @@ from ..precision import has_bfloat16_products
 from ..reference import Result, Rule, accumulator_dtype, prepare_bandwidth
 from . import blocks
 from .blocks import BlockedSample
-from .tiles import Tile, evaluate_kernel, iterate_tiles
+from .tiles import Tile, evaluate_kernel, halve, iterate_tiles
 
 CHUNK_NUMBERS = 2**20  # classes are computed together up to this many numbers (4 MB)
 # products of fewer rows or columns gain less than rounding the rows takes (AMX, torch 2.15)
@@ -41,25 +41,25 @@ class GradientAccumulator:
         if self.differences:
             self.scale = self.scale * 2 if bandwidth is None else self.scale * 2 / bandwidth
         self.row_sums = out.new_zeros(out.shape[:2])  # of the slopes
-        self.written: set[int] = set()  # blocks of ``out`` that hold a sum
+        self.written: set[int] = set()  # first rows of the blocks of ``out`` that hold a sum
 
-    def add(self, i: int, slope: Tensor, points: Tensor, source: BlockedSample) -> None:
-        """Add the terms of other rows to block i; ``slope`` is (c, rows of i, other rows)."""
+    def add(self, rows: slice, slope: Tensor, points: Tensor, source: BlockedSample) -> None:
+        """Add the terms of other rows to those of a block; ``slope`` is (c, rows, other rows)."""
         factor = self.within if source is self.own else self.across
         if isinstance(factor, Tensor):
             slope, factor = slope * factor, 1.0
-        self._add_product(i, slope, points, factor)
-        self.row_sums[:, self.own.bounds[i]] += factor * slope.sum(-1)
+        self._add_product(rows, slope, points, factor)
+        self.row_sums[:, rows] += factor * slope.sum(-1)
 
-    def finish(self, i: int, slope: Tensor, points: Tensor) -> None:
-        """Add the terms of block i's own rows, the last ones, and scale; overwrites the slope."""
+    def finish(self, rows: slice, slope: Tensor, points: Tensor) -> None:
+        """Add the terms of a block's own rows, the last ones, and scale; overwrites the slope."""
         slope *= self.within
         if self.differences:
             # k depends on a - b alone: its gradient is a sum of differences, hence the row sums
-            row_sums = self.row_sums[:, self.own.bounds[i]] + slope.sum(-1)
+            row_sums = self.row_sums[:, rows] + slope.sum(-1)
             slope.diagonal(dim1=-2, dim2=-1).sub_(row_sums)
-        self._add_product(i, slope, points, 1.0)
-        self.out[:, self.own.bounds[i]] *= self.scale
+        self._add_product(rows, slope, points, 1.0)
+        self.out[:, rows] *= self.scale
 
     def fill_from_stack(self, slope: Tensor, stack: Tensor) -> None:
         """Fill a gradient of one block; overwrites ``slope``, (c, own rows, rows of the stack)."""
@@ -69,11 +69,11 @@ class GradientAccumulator:
         slope.diagonal(n, -2, -1).sub_(slope.sum(-1))
         torch.bmm(slope.mul_(self.scale), stack, out=self.out)
 
-    def _add_product(self, i: int, slope: Tensor, points: Tensor, factor: float) -> None:
-        out = self.out[:, self.own.bounds[i]]
+    def _add_product(self, rows: slice, slope: Tensor, points: Tensor, factor: float) -> None:
+        out = self.out[:, rows]
         # the first term is not added to anything: unwritten memory may hold NaN
-        beta = 1 if i in self.written else 0
-        self.written.add(i)
+        beta = 1 if rows.start in self.written else 0
+        self.written.add(rows.start)
         if points.shape[-1] >= NARROW:
             torch.baddbmm(out, slope, points, beta=beta, alpha=factor, out=out)
             return
@@ -101,7 +101,7 @@ def _compute_single_tile(
     points, squares = y.stack
     n = x.points.shape[1]
     both = BlockedSample(points, [slice(None)], x.rows + y.rows, None, squares=squares)
-    tile = Tile(y, 0, both, 0, points[:, n:], points)
+    tile = Tile(y, y.bounds[0], both, slice(None), points[:, n:], points)
     k, slope = evaluate_kernel(tile, rule, bandwidth, value, slope=True)
     assert slope is not None
     gradient.fill_from_stack(slope, points)
@@ -132,19 +132,20 @@ def _fill_quadratic(
     for tile in iterate_tiles(samples, [one is not None for one in sums], value is not None):
         sum_a, sum_b = sum_by_sample[id(tile.a)], sum_by_sample[id(tile.b)]
         needs_slope = sum_a is not None or sum_b is not None
-        k, slope = evaluate_kernel(tile, rule, bandwidth, value is not None, needs_slope)
-        if k is not None:
-            # a tile off the diagonal also stands for its mirror image
-            total += _weigh_tile(tile.a, tile.b, k, rule) * (1 if tile.on_diagonal else 2)
+        for part in [tile] if needs_slope else halve(tile):
+            k, slope = evaluate_kernel(part, rule, bandwidth, value is not None, needs_slope)
+            if k is not None:
+                # a tile off the diagonal also stands for its mirror image
+                total += _weigh_tile(part.a, part.b, k, rule) * (1 if part.on_diagonal else 2)
         if slope is None:
             continue
         if tile.on_diagonal and sum_a is not None:
-            sum_a.finish(tile.i, slope, tile.a_points)
+            sum_a.finish(tile.a_rows, slope, tile.a_points)
             continue
         if sum_a is not None:
-            sum_a.add(tile.i, slope, tile.b_points, tile.b)
+            sum_a.add(tile.a_rows, slope, tile.b_points, tile.b)
         if sum_b is not None:
-            sum_b.add(tile.j, slope.mT, tile.a_points, tile.a)
+            sum_b.add(tile.b_rows, slope.mT, tile.a_points, tile.a)
     if value is not None:
         value.copy_(total[:, 0, 0])
 
@@ -170,19 +171,19 @@ def _fill_linear(
             gradient = sign * difference / sample.rows
             if unbiased:
                 pairs = sample.rows * (sample.rows - 1)
-                rest = _zero_ignored_rows(sample.block(i) - mean, sample, i)
+                rest = _zero_ignored_rows(sample.block(i) - mean, sample, rows)
                 squares = rest.square().sum(-1, keepdim=True)
                 total -= squares.sum(-2, keepdim=True, dtype=torch.float64) / pairs
                 gradient = gradient - 2 * rest / pairs
             if out is not None:
                 out[:, rows] = gradient
-                _zero_ignored_rows(out[:, rows], sample, i)
+                _zero_ignored_rows(out[:, rows], sample, rows)
     if value is not None:
         value.copy_(total[:, 0, 0])
 
 
-def _zero_ignored_rows(points: Tensor, sample: BlockedSample, i: int) -> Tensor:
-    return points if sample.mask is None else points.masked_fill_(sample.ignored_rows(i), 0)
+def _zero_ignored_rows(points: Tensor, sample: BlockedSample, rows: slice) -> Tensor:
+    return points if sample.mask is None else points.masked_fill_(sample.ignored_rows(rows), 0)
 
 
 def _fill_chunk(
@@ -213,9 +214,11 @@ def _flatten_batch(tensor: Tensor | None, batch: torch.Size, kept: int) -> Tenso
     return tensor.expand(batch + rest).reshape(batch.numel(), *rest)
 
 
-def _choose_chunk(classes: int, x: torch.Size, y: torch.Size, bfloat16: bool) -> int:
+def _choose_chunk(classes: int, x: torch.Size, y: torch.Size, bfloat16: bool, halved: bool) -> int:
     """Return how many classes at a time keep both their rows and their tiles in cache."""
-    sides = [blocks.split_rows(n, columns, bfloat16)[0].stop for n, columns in (x, y)]
+    sides = [
+        blocks.split_rows(n, columns, bfloat16, halved=halved)[0].stop for n, columns in (x, y)
+    ]
     tile = max(sides) ** 2
     together = min(CHUNK_NUMBERS // (x.numel() + y.numel()), blocks.TILE_ROWS**2 // tile)
     return max(1, min(classes, together))
@@ -272,7 +275,8 @@ def mmd2(
         _flatten_batch(tensor, batch, 0) for tensor in (bandwidth, x_lengths, y_lengths, values)
     ]
     sizes = x.shape[-2:], y.shape[-2:]
-    step, workspace = _choose_chunk(batch.numel(), *sizes, bfloat16), None
+    halved = not (grad_x or grad_y)  # the value alone: no tile is kept for a gradient
+    step, workspace = _choose_chunk(batch.numel(), *sizes, bfloat16, halved), None
     ragged = x_lengths is not None or y_lengths is not None
     condensation_step = grad_y and not grad_x and not ragged and rule.name.startswith("gaussian")
     if condensation_step and _fits_single_tile(*sizes):
@@ -285,7 +289,7 @@ def mmd2(
         assert a is not None
         assert b is not None
         samples = [
-            blocks.split_sample(points, lengths, bfloat16)
+            blocks.split_sample(points, lengths, bfloat16, halved=halved)
             for points, lengths in ((a, a_lengths), (b, b_lengths))
         ]
         _fill_chunk(samples, rule, width, out, outs, workspace)

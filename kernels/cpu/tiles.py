@@ -1,5 +1,6 @@
 """Tiles of the kernel matrix: which are needed, and the kernel and its slope in each."""
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -7,24 +8,24 @@ import torch
 from torch import Tensor
 
 from ..reference import Rule
-from . import gaussian_mixture
+from . import blocks, gaussian_mixture
 from .blocks import BlockedSample
 
 
 class Tile(NamedTuple):
-    """Block i of sample a against block j of sample b, which may be the same sample."""
+    """Some rows of sample a against some of sample b, which may be the same sample."""
 
     a: BlockedSample
-    i: int
+    a_rows: slice
     b: BlockedSample
-    j: int
+    b_rows: slice
     a_points: Tensor
     b_points: Tensor
 
     @property
     def on_diagonal(self) -> bool:
-        """Whether it is a block against itself."""
-        return self.a is self.b and self.i == self.j
+        """Whether it is rows against themselves."""
+        return self.a is self.b and self.a_rows == self.b_rows
 
 
 def iterate_tiles(
@@ -41,20 +42,35 @@ def iterate_tiles(
     """
     stacked = [(side, i) for side in range(len(samples)) for i in range(len(samples[side].bounds))]
     for at, (a, i) in enumerate(stacked):
-        a_points = samples[a].block(i)
+        a_points, rows = samples[a].block(i), samples[a].bounds[i]
         for b, j in stacked[at + 1 :]:
             if value or differentiated[a] or differentiated[b]:
-                yield Tile(samples[a], i, samples[b], j, a_points, samples[b].block(j))
+                b_points, b_rows = samples[b].block(j), samples[b].bounds[j]
+                yield Tile(samples[a], rows, samples[b], b_rows, a_points, b_points)
         if value or differentiated[a]:
-            yield Tile(samples[a], i, samples[a], i, a_points, a_points)
+            yield Tile(samples[a], rows, samples[a], rows, a_points, a_points)
+
+
+def halve(tile: Tile) -> Iterator[Tile]:
+    """Yield the upper tiles of a wide one on the diagonal, down to 128 rows; others as they are."""
+    points, rows = tile.a_points, tile.a_rows
+    count, (half, multiple) = points.shape[1], blocks.choose_half(tile.a.bfloat16)
+    if not tile.on_diagonal or count <= half or points.shape[2] < blocks.WIDE:
+        yield tile
+        return
+    middle = math.ceil(count / 2 / multiple) * multiple
+    first = slice(rows.start, rows.start + middle), points[:, :middle]
+    second = slice(rows.start + middle, rows.start + count), points[:, middle:]
+    for (a, a_points), (b, b_points) in ((first, second), (first, first), (second, second)):
+        yield from halve(Tile(tile.a, a, tile.a, b, a_points, b_points))
 
 
 def _compute_exponents(tile: Tile, bandwidth: Tensor | float) -> Tensor:
     """Minus the squared distances divided by the bandwidth, (c, rows of a, rows of b)."""
     assert tile.a.squares is not None
     assert tile.b.squares is not None
-    a_halves = tile.a.squares[:, tile.a.bounds[tile.i], None] * -0.5
-    b_halves = tile.b.squares[:, None, tile.b.bounds[tile.j]] * -0.5
+    a_halves = tile.a.squares[:, tile.a_rows, None] * -0.5
+    b_halves = tile.b.squares[:, None, tile.b_rows] * -0.5
     exponent = torch.baddbmm(b_halves, tile.a_points, tile.b_points.mT).add_(a_halves)
     # rounding can push the distance below zero
     return exponent.mul_(2 / bandwidth).clamp_max_(0)
@@ -92,6 +108,6 @@ def _zero_ignored_pairs(matrix: Tensor, tile: Tile, rule: Rule) -> None:
     if tile.on_diagonal and (rule.unbiased or rule.name != "polynomial"):
         matrix.diagonal(dim1=-2, dim2=-1).zero_()
     if tile.a.mask is not None:
-        matrix.masked_fill_(tile.a.ignored_rows(tile.i), 0)
+        matrix.masked_fill_(tile.a.ignored_rows(tile.a_rows), 0)
     if tile.b.mask is not None:
-        matrix.masked_fill_(tile.b.ignored_rows(tile.j).mT, 0)
+        matrix.masked_fill_(tile.b.ignored_rows(tile.b_rows).mT, 0)

@@ -163,16 +163,14 @@ def permuted_mmd2(members: Tensor, arguments: OpArguments) -> Tensor:
     for tile in tiles.iterate_tiles(samples, [False, False], value=True):
         k, _ = tiles.evaluate_kernel(tile, rule, width, value=True, slope=False)
         assert k is not None
-        sums.add(
-            k[0], _stacked_rows(samples, tile.a, tile.i), _stacked_rows(samples, tile.b, tile.j)
-        )
+        a_rows = _stack_rows(samples, tile.a, tile.a_rows)
+        sums.add(k[0], a_rows, _stack_rows(samples, tile.b, tile.b_rows))
     return sums.mmd2(min(n, m), max(n, m))
 
 
-def _stacked_rows(
-    samples: list[blocks.BlockedSample], sample: blocks.BlockedSample, i: int
+def _stack_rows(
+    samples: list[blocks.BlockedSample], sample: blocks.BlockedSample, rows: slice
 ) -> slice:
-    """The rows of [x; y] in block i of a sample."""
+    """The rows of [x; y] that rows of a sample are."""
     offset = 0 if sample is samples[0] else samples[0].points.shape[1]
-    rows = sample.bounds[i]
     return slice(rows.start + offset, rows.stop + offset)

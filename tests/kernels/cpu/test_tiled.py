@@ -8,7 +8,7 @@ from torch import Tensor
 
 from benchmarks.memory import peak_bytes
 from m3d_fast.kernels import Gaussian, Kernel, Linear, Polynomial, reference
-from m3d_fast.kernels.cpu import blocks, gaussian_mixture, tiled
+from m3d_fast.kernels.cpu import blocks, gaussian_mixture, tiled, tiles
 from m3d_fast.kernels.precision import bfloat16_products
 
 KERNELS = [
@@ -36,9 +36,9 @@ def compute(module, x: Tensor, y: Tensor, kernel: Kernel, estimator: str = "bias
 
 @pytest.fixture(params=["kept", "centred again", "class by class"])
 def small_tiles(request, monkeypatch):
-    """Blocks of 16 rows, kept and centred in every way."""
-    monkeypatch.setattr(blocks, "TILE_ROWS", 16)
-    monkeypatch.setattr(blocks, "HALF_ROWS", 8)
+    """Blocks of 16 rows, halved, kept and centred in every way."""
+    for name, number in {"TILE_ROWS": 16, "HALF_ROWS": 8, "STEP": 4, "WIDE": 21}.items():
+        monkeypatch.setattr(blocks, name, number)
     if request.param == "centred again":
         monkeypatch.setattr(blocks, "KEPT_NUMBERS", 21 * 16)
     if request.param == "class by class":
@@ -68,8 +68,9 @@ def test_tiles_give_what_the_reference_does(kernel, estimator, lengths, generato
 def test_each_result_alone(kernel, wanted, generator, small_tiles):
     x, y = three_classes(generator, torch.float64)
     options = dict.fromkeys(("value", "grad_x", "grad_y"), False) | {wanted: True}
-    ours = compute(tiled, x, y, kernel, **options)
-    assert_same(ours, compute(reference, x, y, kernel, **options), 1e-13)
+    for lengths in ({}, dict(zip(("x_lengths", "y_lengths"), LENGTHS, strict=True))):
+        ours = compute(tiled, x, y, kernel, **options, **lengths)
+        assert_same(ours, compute(reference, x, y, kernel, **options, **lengths), 1e-13)
 
 
 @pytest.mark.parametrize("value", [True, False], ids=["value", "gradient only"])
@@ -198,6 +199,26 @@ def test_blocks_for_bfloat16_are_whole_tiles_of_the_unit(rows):
     assert [bounds[0].start, bounds[-1].stop] == [0, rows]
     assert all(a.stop == b.start for a, b in itertools.pairwise(bounds))
     assert all((block.stop - block.start) % 32 == 0 for block in bounds[:-1])
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_halves_of_a_symmetric_tile_are_its_upper_triangle(bfloat16, generator):
+    points = torch.randn(2, 900, 512, generator=generator)
+    sample = blocks.split_sample(points, None, bfloat16, halved=True)
+    assert [block.stop for block in sample.bounds] == [480 if bfloat16 else 464, 900]
+    rows = sample.bounds[0]
+    tile = tiles.Tile(sample, rows, sample, rows, sample.block(0), sample.block(0))
+    counted = torch.zeros(900, 900)
+    halves = list(tiles.halve(tile))
+    for half in halves:
+        assert half.a_points.equal(points[:, half.a_rows])
+        assert half.b_points.equal(points[:, half.b_rows])
+        counted[half.a_rows, half.b_rows] += 1
+        if not half.on_diagonal:
+            counted[half.b_rows, half.a_rows] += 1
+    assert counted[rows, rows].eq(1).all()
+    assert counted.sum() == rows.stop**2
+    assert len(halves) == (3 if bfloat16 else 7)
 
 
 @pytest.mark.parametrize("columns", [2048, 41_943, 10**6])
