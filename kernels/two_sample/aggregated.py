@@ -33,9 +33,10 @@ def spread_kernels(
 ) -> list[Kernel]:
     """Gaussians and Laplacians over the range of the distances between rows.
 
-    The bandwidths of MMD-FUSE (Biggs et al. 2023, arXiv 2306.08777, section 5): in a geometric
-    row from half the 5 % quantile of the distances to twice their 95 % quantile. The quantiles are
-    those of up to 500 rows of the stacked sample, drawn without regard to which sample they are of.
+    The bandwidths are a geometric row from half the 5 % quantile of the distances to twice their
+    95 % quantile: the ends are those of MMD-FUSE (Biggs et al. 2023, arXiv 2306.08777), in whose
+    authors' code they are evenly spaced, and Laplacians are ``norm="l1"``. The quantiles are those
+    of up to 500 rows of the stacked sample, drawn without regard to which sample they are of.
 
     Args:
         x: ``(N, D)``.
@@ -79,8 +80,8 @@ def aggregated_test(
         y: ``(M, D)``, same dtype and device.
         kernels: None means ``spread_kernels(x, y)``.
         method: "fuse" takes the soft maximum over kernels of the unbiased MMD^2 divided by the
-            root of the kernel's mean square (MMD-FUSE, Biggs et al. 2023, arXiv 2306.08777, eq. 5,
-            with lambda = sqrt(n (n - 1)), n the smaller sample). "min_p" takes the smallest of the
+            root of the kernel's mean square (MMD-FUSE, Biggs et al. 2023, arXiv 2306.08777, eq. 5),
+            as sharp as in its authors' code: nearly the maximum. "min_p" takes the smallest of the
             kernels' own p-values (MMDAgg, Schrab et al. 2023, arXiv 2110.15073, with equal weights
             and one set of permutations for both its steps; Westfall and Young 1993).
         permutations: number of random permutations.
@@ -111,7 +112,9 @@ def aggregated_test(
         shares = _rank(values)
         if method == "fuse":
             squares = torch.stack([one.squares for one in sums]) / ((n + m) * (n + m - 1))
-            statistics = _fuse(values / squares.sqrt(), math.sqrt(sizes[0] * (sizes[0] - 1)))
+            # the code divides by the root of the sum of squares, and multiplies by this
+            sharpness = (sizes[0] * (sizes[0] - 1)) ** 1.5 / math.sqrt((n + m) * (n + m - 1))
+            statistics = _fuse(values / squares.sqrt(), sharpness)
         else:
             statistics = _combine_ranks(values, shares)
         larger = int((statistics >= statistics[0] - 1e-9 * statistics.abs().max()).sum())

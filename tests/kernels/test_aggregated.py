@@ -57,7 +57,7 @@ def test_fuse_is_its_formula(samples):
     for kernel in KERNELS:
         k = stacked_gram(torch.cat([x, y]), kernel)
         squares.append((k - k.diag().diag()).square().sum() / (23 * 22))
-    sharpness = (9 * 8) ** 0.5
+    sharpness = (9 * 8) ** 1.5 / (23 * 22) ** 0.5
     statistics = (sharpness * values / torch.stack(squares).sqrt()).exp().mean(1).log() / sharpness
     torch.testing.assert_close(result.statistic, statistics[0])
     torch.testing.assert_close(result.null, statistics[1:])
