@@ -1,21 +1,43 @@
 """The comparison of two-sample tests runs, and its kernels are those of the published rules."""
 
+import functools
 import json
 
 import pytest
 import torch
+from torch import Tensor
 
 from benchmarks import power
 
 
-def test_every_test_runs_on_every_kind_of_data(tmp_path, capsys):
+def test_every_test_runs_on_every_kind_of_data(tmp_path, monkeypatch, capsys):
+    small = {name: functools.partial(draw, rows=40) for name, draw in power.DATA.items()}
+    monkeypatch.setattr(power, "DATA", small)
     power.main(["--out", str(tmp_path / "power.json"), "--pairs", "1", "--permutations", "19"])
     content = json.loads((tmp_path / "power.json").read_text())
-    expected = {(data, test) for data in power.DATA for test in power.list_own_tests(19)}
+    expected = {(data, test) for data in small for test in power.list_own_tests(19)}
     assert {(one["data"], one["test"]) for one in content["results"]} >= expected
-    fuse = content["results"][0]
-    assert (fuse["data"], fuse["rejections"], fuse["standard_error"]) == ("blobs", 1.0, 0.0)
-    assert f"| {fuse['test']} | 1.00 |" in capsys.readouterr().out
+    assert (content["pairs"], content["permutations"]) == (1, 19)
+    printed = capsys.readouterr().out
+    assert all(f"\n| {test} | " in printed for _, test in expected)
+
+
+def test_shares_are_of_the_same_pairs():
+    seen: dict[str, list[float]] = {"half": [], "never": []}
+
+    def half(x: Tensor, y: Tensor, seed: int) -> bool:
+        seen["half"].append(x.sum().item())
+        return seed % 2 == 0
+
+    def never(x: Tensor, y: Tensor, seed: int) -> bool:
+        seen["never"].append(x.sum().item())
+        return False
+
+    results = power.measure({"half": half, "never": never}, pairs=4)
+    assert [one.rejections for one in results] == [0.5, 0.0] * len(power.DATA)
+    assert [one.standard_error for one in results[:2]] == [0.25, 0.0]
+    assert seen["half"] == seen["never"]
+    assert len(set(seen["half"])) == 4 * len(power.DATA)
 
 
 def test_kernels_have_the_published_bandwidths():
