@@ -16,7 +16,7 @@ from ..kernels import mmd2_and_grad
 from ..presets import Preset, Setting, dm_preset
 from .kernels import KernelOptions
 from .protocol import At, Method, Network, Reading, distance_of_means, total
-from .style import average_grams, average_maps, spatial_mean, spatial_variance
+from .style import MANY, average_grams, average_maps, spatial_moments
 
 log = logging.getLogger("m3d_fast")
 
@@ -110,7 +110,8 @@ class DDM(KernelOptions, Method):
         mean: list[Tensor] = []
         if self.mm_weight or self.cm_weight:
             maps = self._choose_layers(network.maps(images, cast(At, self.at)))
-            exact = torch.is_grad_enabled()  # of synthetic images, which are few
+            # of synthetic images, where they are few
+            exact = torch.is_grad_enabled() and images.shape[1] < MANY
             if self.mm_weight:
                 mean += [average_maps(layer) for layer in maps]
             if self.cm_weight:
@@ -147,11 +148,11 @@ class DDM(KernelOptions, Method):
 
     def _compare_moments(self, real: Tensor, synthetic: Tensor) -> Tensor:
         """MM of one layer, of averaged maps ``(k, C, h, w)``."""
-        spreads = [spatial_variance(maps) for maps in (real, synthetic)]
+        (real_mean, real_spread), (mean, spread) = map(spatial_moments, (real, synthetic))
         if self.style == "std":
-            spreads = [(spread + VARIANCE_FLOOR).sqrt() for spread in spreads]
-        means = (spatial_mean(real) - spatial_mean(synthetic)).square().mean(1)
-        return (means + (spreads[0] - spreads[1]).square().mean(1)) / 2
+            real_spread, spread = ((one + VARIANCE_FLOOR).sqrt() for one in (real_spread, spread))
+        squares = (real_mean - mean).square() + (real_spread - spread).square()
+        return squares.mean(1) / 2
 
     def _compare_neighbours(self, real: Tensor, features: Tensor) -> Tensor:
         """ICD of features ``(k, n, D)``; 0 for a single image, which has no neighbour."""
