@@ -11,10 +11,11 @@ import pytest
 from tests.helpers.commands import environment
 from tests.helpers.sources import ROOT, module_files
 
-# prints the modules that it could import, of all that the installed package holds
+# prints where the package lies, and the modules that it could import of all that it holds
 IMPORT_ALL = """
 import importlib, pkgutil, m3d_fast
 
+print(m3d_fast.__file__)
 for module in pkgutil.walk_packages(m3d_fast.__path__, "m3d_fast."):
     try:
         importlib.import_module(module.name)
@@ -28,7 +29,7 @@ for package in (m3d_fast, m3d_fast.kernels, m3d_fast.loaders):
         assert getattr(package, name) is not None, name
 """
 
-# calls every public name of the op, and prints a value
+# calls every public name of the op, prints a value, and the help of a command
 CALL_OP = """
 import torch
 from m3d_fast.kernels import *
@@ -45,6 +46,10 @@ for metric in (CMMD(), KID(subsets=2, subset_size=3)):
     metric.update(torch.rand(6, 4), real=False)
     metric.compute()
 print(mmd2(x, y).item())
+
+from m3d_fast.loaders.pack import main
+
+main(["--help"])
 """
 
 
@@ -97,9 +102,8 @@ def run(python: Path, folder: Path, *arguments: str) -> str:
 
 
 def test_every_module_of_the_wheel_can_be_imported(python: Path, tmp_path: Path) -> None:
-    place = run(python, tmp_path, "-c", "import m3d_fast; print(m3d_fast.__file__)")
+    place, *imported = run(python, tmp_path, "-c", IMPORT_ALL).split()
     assert str(python.parent.parent) in place, "the wheel, not the checkout"
-    imported = run(python, tmp_path, "-c", IMPORT_ALL).split()
     assert {"m3d_fast", *imported} == module_files().keys()
 
 
@@ -112,9 +116,9 @@ def test_every_folder_is_a_package() -> None:
 def test_the_wheel_runs_elsewhere(python: Path, tmp_path: Path) -> None:
     # all pairs across are 2 apart, the mean squared distance of the 8 points is 8/7
     across = sum(math.exp(-2 / (8 / 7 * scale)) for scale in (0.25, 0.5, 1, 2, 4))
-    value = float(run(python, tmp_path, "-c", CALL_OP))
-    assert value == pytest.approx(2 * 5 - 2 * across, abs=2e-3)
-    assert "--data-root" in run(python, tmp_path, "-m", "m3d_fast.loaders.pack", "--help")
+    value, printed = run(python, tmp_path, "-c", CALL_OP).split("\n", 1)
+    assert float(value) == pytest.approx(2 * 5 - 2 * across, abs=2e-3)
+    assert "--data-root" in printed
     flags = ["--dataset", "digits", "--iterations", "2", "--real-batch", "4", "--device", "cpu"]
     run(python, tmp_path, "-m", "m3d_fast.condense", *flags, "--out", "run")
     assert (tmp_path / "run" / "synthetic.safetensors").exists()
