@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from .common.lazy import import_on_first_use
+from .lazy import import_on_first_use
 
 __version__ = "0.1.0"
 

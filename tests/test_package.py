@@ -135,12 +135,22 @@ def test_only_one_top_level_package_is_installed(python: Path) -> None:
     assert (site / "m3d_fast" / "py.typed").exists()
 
 
-def test_the_op_needs_torch_alone(tmp_path: Path) -> None:
-    code = (
-        "import sys, m3d_fast, m3d_fast.kernels;"
-        "heavy = {'triton', 'ffcv', 'torchvision', 'safetensors', 'sklearn', 'PIL'};"
-        "print(sorted(heavy & set(sys.modules)))"
-    )
+def test_the_op_needs_torch_alone_and_an_older_one_than_the_engine(tmp_path: Path) -> None:
+    code = """
+import sys, torch
+
+torch.__version__ = "2.5.1"
+import m3d_fast, m3d_fast.adapters, m3d_fast.kernels
+
+assert m3d_fast.mmd2 is m3d_fast.kernels.mmd2
+assert m3d_fast.adapters.SamplesLoss() is not None
+heavy = {"triton", "ffcv", "torchvision", "safetensors", "sklearn", "PIL"}
+print(sorted(heavy & set(sys.modules)))
+try:
+    m3d_fast.condense
+except ImportError as error:
+    print(error)
+"""
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
@@ -148,7 +158,9 @@ def test_the_op_needs_torch_alone(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
     )
-    assert done.stdout.strip() == "[]", done.stderr
+    heavy, refused = done.stdout.splitlines() or (done.stderr, "")
+    assert heavy == "[]"
+    assert refused.startswith("m3d_fast's engine expects Python >= 3.11 and torch >= 2.11")
 
 
 def test_function_and_module_of_one_name_both_work() -> None:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from ..common.lazy import import_on_first_use
+from ..lazy import import_on_first_use
 
 if TYPE_CHECKING:
     from .adaptation import MMDAdaptationLoss as MMDAdaptationLoss

@@ -1,4 +1,7 @@
-"""Public names of a package that are imported on first use."""
+"""Public names of a package that are imported on first use.
+
+Not in common/, which asks for the versions that the engine needs: the op runs on older ones.
+"""
 
 import importlib
 import sys
