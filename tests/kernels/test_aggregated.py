@@ -5,6 +5,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
+from benchmarks.power import DATA
 from m3d_fast.kernels import (
     Energy,
     Features,
@@ -140,22 +141,14 @@ def test_p_values_are_uniform_where_the_null_holds(name):
     assert (shares - levels).abs().max() < 1.63 / 500**0.5
 
 
-def draw_blobs(rows: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """3 x 3 blobs, round in one sample and stretched along diagonals in the other."""
-    centres = torch.randint(0, 3, (2, rows, 2), generator=generator) * 5.0
-    x, y = centres + torch.randn(2, rows, 2, generator=generator) * 0.6
-    y[:, 1] += (y[:, 0] - centres[1, :, 0]) * 1.5
-    return x, y
-
-
 def test_many_bandwidths_and_the_best_one_find_what_the_mean_one_misses():
     """At level 0.05, of 4 pairs of blobs, whose distances are mostly those between blobs."""
     generator = torch.Generator().manual_seed(0)
     found = {"mean": 0, "fuse": 0, "optimised": 0}
     options = {"permutations": 59, "generator": generator}
     for _ in range(4):
-        x, y = draw_blobs(240, generator)
-        kernel = optimise_bandwidth(*draw_blobs(240, generator), steps=20, learning_rate=0.1)
+        x, y = DATA["blobs"](generator)
+        kernel = optimise_bandwidth(*DATA["blobs"](generator), steps=20, learning_rate=0.1)
         found["mean"] += permutation_test(x, y, Gaussian(scales=(1.0,)), **options).p_value <= 0.05
         found["fuse"] += aggregated_test(x, y, **options).p_value <= 0.05
         found["optimised"] += permutation_test(x, y, kernel, **options).p_value <= 0.05
