@@ -141,7 +141,8 @@ class CondenseSettings(Generic[Absent]):
     init: str | Absent = setting(
         group="method",
         metavar="NAME",
-        help="start from mix (real images as tiles), real (one each) or noise [m3d: mix]",
+        help="start from mix (real images as tiles), real (one each), noise, or a condensed set: "
+        "its run folder or file, with a slash or a dot in it [m3d: mix]",
     )
     lr_img: float | Absent = setting(
         group="method",

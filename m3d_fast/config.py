@@ -9,7 +9,8 @@ from .common.hardware import compile_pays, default_precision, resolve_device
 from .condense_settings import CondenseSettings
 from .coreset import CORESETS
 from .loaders import CACHES, LOADERS, check_split, file_name, image_side
-from .methods import METHODS, Method, add_terms, build_method, find_method
+from .methods import METHODS, Objective, add_terms, build_method, find_method
+from .methods.bptt import BPTT
 from .presets import (
     BY_ACCURACY,
     Preset,
@@ -20,8 +21,9 @@ from .presets import (
     shared_preset,
     strong_preset,
 )
-from .resolved_config import ResolvedConfig
+from .resolved_config import ResolvedConfig, is_path
 from .settings import defaults_of
+from .starting_set import StartingSet
 
 __all__ = ["MACHINE", "CondenseConfig", "ResolvedConfig"]
 
@@ -61,10 +63,17 @@ def _check_method(name: str) -> None:
         check_name("method", name, (*METHODS, *CORESETS))
 
 
-def _choose_precision(method: Method, device: str) -> str:
+def _choose_precision(method: Objective, device: str) -> str:
     if method.float32_only:
         return "tf32" if device.startswith("cuda") else "fp32"
     return default_precision(device)
+
+
+def _count_decoded(setting: Setting, start: StartingSet | None) -> int:
+    """Images of a class that a basis decodes to: as many as of the set that the run starts from."""
+    if start is not None and start.basis is not None:
+        return start.basis.images
+    return min(DECODED * setting.ipc, MOST_DECODED)
 
 
 class CondenseConfig(CondenseSettings[None]):
@@ -114,6 +123,10 @@ class CondenseConfig(CondenseSettings[None]):
         published = find_method(method).options_for(setting)
         objective = build_method(method, {**published, **self._collect_options()})
         preset = self._choose_preset(objective, setting)
+        start = StartingSet.load(self.init) if self.init and is_path(self.init) else None
+        if start is not None:
+            stored = "tiles" if start.basis is None else "basis"
+            preset = replace(preset, factor=start.factor, decode=stored)
         decode = self.decode or preset.decode
         # the numbers of a basis are of two kinds, whose gradients differ in size
         default = "adam" if decode == "basis" else preset.optimizer
@@ -125,14 +138,16 @@ class CondenseConfig(CondenseSettings[None]):
             preset = replace(preset, ipm=1)
         if source != "real" and preset.pretrained:  # another source's pool is of fully trained ones
             preset = replace(preset, pretrained=False, pool_epochs=Preset.pool_epochs)
+        graphs = device.startswith("cuda") and not (self.profile or isinstance(objective, BPTT))
         return asdict(preset) | {
+            "cuda_graphs": graphs,
             "options": asdict(objective),
             "add": add,
             "kernel": getattr(objective, "kernel", None),
             "group": GROUP,
             "lr_schedule": "constant" if self.budget else preset.lr_schedule,
             "decode": decode,
-            "decoded": min(DECODED * setting.ipc, MOST_DECODED) if decode == "basis" else None,
+            "decoded": _count_decoded(setting, start) if decode == "basis" else None,
             "draws": "all" if combined.scope == "joint" or combined.grouped else "class",
             "networks_from": combined.networks_from,
             "precision": _choose_precision(combined, device),
@@ -164,7 +179,7 @@ class CondenseConfig(CondenseSettings[None]):
             )
         return options
 
-    def _choose_preset(self, method: Method, setting: Setting) -> Preset:
+    def _choose_preset(self, method: Objective, setting: Setting) -> Preset:
         name = self.preset or "default"
         check_name("preset", name, PRESETS)
         choose = {

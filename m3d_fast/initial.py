@@ -1,4 +1,4 @@
-"""The images that a condensation starts from: real ones, mixed as tiles or one each, or noise."""
+"""What a condensation starts from: real images, as tiles or one each, noise, or another set."""
 
 from itertools import islice
 
@@ -10,6 +10,8 @@ from .common.seeds import derive_seed, generator
 from .config import ResolvedConfig
 from .coreset import random_indices
 from .loaders import RealImages
+from .resolved_config import is_path
+from .starting_set import StartingSet
 from .synthetic import encode
 
 
@@ -31,6 +33,9 @@ def initial_pixels(
     Returns:
         float32 ``(len(classes), ipc, channels, H, W)`` in [0, 1]: of tiles pixels, of a basis the
         numbers that it decodes. Those of a class depend on no class outside its group.
+
+    Raises:
+        UserError: if ``init`` is a set that cannot be read or is not of this run's shape.
     """
     classes = range(real.num_classes) if classes is None else classes
     shape = (len(classes), config.ipc, *real.image_shape)
@@ -38,6 +43,10 @@ def initial_pixels(
     pinned = device.type == "cpu" and real.device.type == "cuda"
     pixels = empty_pinned(shape) if pinned else torch.empty(shape, device=device)
     basis = config.build_basis(real.num_classes, real.image_shape)
+    if is_path(config.init):
+        start = StartingSet.load(config.init)
+        start.check((real.num_classes, *shape[1:]), config.factor, basis)
+        return pixels.copy_(start.pixels[classes.start : classes.stop])
     factor = config.factor if config.init == "mix" and basis is None else 1
     count = config.ipc * factor**2 if basis is None else basis.images
     draw = random_indices(real, count, derive_seed(config.seed, "coreset", 0))

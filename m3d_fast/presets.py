@@ -96,6 +96,9 @@ ADAM_LR, ADAM_MOMENTUM = 0.01, 0.9
 IDC_EPOCHS = {"imagenet10": 10.0, "imagenet100": 5.0}
 IDC_RATES = {"mnist": 1e-4, "fashionmnist": 1e-4}  # matched by L1, not by squares
 
+# real images of all classes that an iteration of BPTT classifies
+BPTT_ITERATIONS, BPTT_RATE, BPTT_REAL = 1_000, 0.005, 250
+
 BY_ACCURACY = 0  # iterations per model: as its accuracy on real images says (CAFE)
 
 # DM (arXiv 2110.04181): real images, a new network every iteration, one operation of DSA per draw
@@ -225,6 +228,23 @@ def ncfm_preset(setting: Setting) -> Preset:
         momentum=ADAM_MOMENTUM,
         real_batch=batch,
         ipm=1,
+    )
+
+
+def bptt_preset(setting: Setting) -> Preset:
+    """RaT-BPTT (arXiv 2311.07025), for the last part of a condensation: ours but for Adam.
+
+    ``pool`` counts the networks in training, whose augmentation this is.
+    """
+    classes = dataset_info(setting.dataset).num_classes or 10
+    return Preset(
+        iterations=BPTT_ITERATIONS,
+        optimizer="adam",
+        lr_img=BPTT_RATE,
+        momentum=ADAM_MOMENTUM,
+        average=0.98,
+        real_batch=max(1, BPTT_REAL // classes),
+        augment=dsa_strategy(setting.dataset),
     )
 
 

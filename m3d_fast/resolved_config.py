@@ -15,7 +15,8 @@ from .common.hardware import check_precision
 from .condense_settings import DECODERS, OPTIMIZERS, SOURCES, CondenseSettings
 from .coreset import CORESETS
 from .loaders import RealImages, dataset_info, open_dataset
-from .methods import Method, Scope, add_terms, build_method
+from .methods import Objective, Scope, add_terms, build_method
+from .methods.bptt import BPTT
 from .networks import CONDENSING, build_network, check_network
 from .presets import BY_ACCURACY
 from .schedule import SCHEDULES
@@ -25,6 +26,11 @@ INITS = ("mix", "real", "noise")
 DRAWS = ("class", "all")
 # settings that older runs did not save, and what those did; as all of steps, None of a coreset
 LATER: dict[str, Any] = {"lr_schedule": "constant", "pretrained": False}
+
+
+def is_path(init: str) -> bool:
+    """Whether ``init`` is a set to start from: words of ``INITS`` have neither slash nor dot."""
+    return "/" in init or "." in init
 
 
 class ResolvedConfig(CondenseSettings[Never]):
@@ -74,6 +80,10 @@ class ResolvedConfig(CondenseSettings[Never]):
         check_precision(self.precision, self.device)
         if self.cuda_graphs and not self.device.startswith("cuda"):
             raise UserError(f"cuda_graphs: expected a CUDA device, got {self.device}")
+        if self.cuda_graphs and self.unrolls:
+            raise UserError(
+                f"cuda_graphs: a window of {self.method} is no single graph; leave it out"
+            )
         if self.profile and self.cuda_graphs:
             raise UserError("profile: a CUDA graph hides what runs in it; add --no-cuda-graphs")
         check_network(self.network, CONDENSING)
@@ -81,7 +91,8 @@ class ResolvedConfig(CondenseSettings[Never]):
             build_network(self.network, dataset_info(self.dataset).channels, self.size, 2)
 
     def _check_steps(self) -> None:
-        check_name("init", self.init, INITS)
+        if not is_path(self.init):
+            check_name("init", self.init, INITS)
         check_name("optimizer", self.optimizer, OPTIMIZERS)
         check_name("lr_schedule", self.lr_schedule, SCHEDULES)
         if self.budget is not None and self.changes_rate:
@@ -116,6 +127,11 @@ class ResolvedConfig(CondenseSettings[Never]):
 
     def _check_networks_and_scope(self) -> None:
         check_name("networks_from", self.networks_from, SOURCES)
+        if self.unrolls and self.networks_from != "synthetic":
+            raise UserError(
+                f"networks_from: {self.method} trains its networks on the synthetic images, got "
+                f"{self.networks_from}; leave it out"
+            )
         if self.build_method().experts and self.networks_from != "pool":
             raise UserError(
                 f"networks_from: {self.method} reads fully trained networks too, which only a pool "
@@ -142,6 +158,11 @@ class ResolvedConfig(CondenseSettings[Never]):
                 f"class_chunk: {self.method} compares all classes with each other, so that they "
                 f"are stepped together; leave out --class-chunk, or give auto"
             )
+
+    @property
+    def unrolls(self) -> bool:
+        """Whether steps go through the training of networks, not through what they read."""
+        return not self.selects and isinstance(self.build_method(), BPTT)
 
     @property
     def selects(self) -> bool:
@@ -196,7 +217,7 @@ class ResolvedConfig(CondenseSettings[Never]):
             )
         return size
 
-    def build_method(self) -> Method:
+    def build_method(self) -> Objective:
         """The objective, with its options and the terms added."""
         return add_terms(build_method(self.method, self.options), self.add)
 

@@ -28,6 +28,7 @@ PURPOSES = (
     "dropout",
     "class-order",
     "accuracy",
+    "unrolled",
 )
 
 

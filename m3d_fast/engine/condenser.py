@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from ..common.seeds import generator
 from ..config import ResolvedConfig
 from ..initial import initial_pixels
 from ..loaders import RealImages
+from ..methods import Method
 from ..networks import build_network
 from ..run.checkpoint import NETWORKS, SAMPLER
 from ..synthetic import decode
@@ -30,6 +31,7 @@ from .chunking import (
     split_evenly,
 )
 from .embedding import Embedder
+from .iteration import IterationResult
 from .pixel_store import DevicePixels, HostPixels, PixelState, fits_on_device, state_bytes
 from .sources.registry import build_source
 
@@ -37,20 +39,6 @@ log = logging.getLogger("m3d_fast")
 
 MEASURED_STEPS = 3  # of a chunk, after the warm-up
 FEED_SLOTS = 2  # batches of real images that a loader may keep on a GPU
-
-
-class IterationResult(NamedTuple):
-    """Losses and checks of an iteration, on the device.
-
-    Attributes:
-        losses: ``(C, terms)``; None if the value was not requested.
-        finite: bool ``(C,)``, whether the gradient of each class is finite.
-        loader_seconds: time that the host waited for real images.
-    """
-
-    losses: Tensor | None
-    finite: Tensor
-    loader_seconds: float
 
 
 class Condenser:
@@ -76,7 +64,9 @@ class Condenser:
         host_pixels: bool | None = None,
     ) -> None:
         self.config, self.real, self.device = config, real, real.device
-        self.method = config.build_method()
+        method = config.build_method()
+        assert isinstance(method, Method), "others have a condenser of their own"
+        self.method = method
         self.classes = range(real.num_classes) if classes is None else classes
         basis = config.build_basis(real.num_classes, real.image_shape)
         self._decode = partial(decode, factor=config.factor) if basis is None else basis.decode

@@ -13,7 +13,7 @@ from ..config import ResolvedConfig
 from ..distributed import Ranks
 from ..loaders import RealImages, dataset_info
 from ..run.folder import RunFolder
-from .condenser import Condenser, IterationResult
+from .iteration import Iterated, IterationResult
 from .pixel_store import fits_on_device, state_bytes
 from .sources.registry import network_state_bytes
 
@@ -84,7 +84,7 @@ class RunEstimate:
         first: iterations already done.
     """
 
-    def __init__(self, condenser: Condenser, run: RunFolder, ranks: Ranks, first: int) -> None:
+    def __init__(self, condenser: Iterated, run: RunFolder, ranks: Ranks, first: int) -> None:
         self._condenser, self._run, self._ranks = condenser, run, ranks
         self._first, self._start = first, first + WARM_UP
         self._stop = self._start + MEASURED

@@ -18,9 +18,11 @@ from ..run.folder import RunFolder, resolve_resumed_config
 from ..synthetic import SyntheticSet
 from .condenser import Condenser
 from .estimate import RunEstimate, refuse_what_cannot_fit
+from .iteration import Iterated
 from .metrics import Metrics
 from .profiling import profile_iterations
 from .sources.registry import TRAINED_ON_REAL_IMAGES, prepare_source
+from .unrolled.condenser import UnrolledCondenser
 
 log = logging.getLogger("m3d_fast")
 
@@ -42,7 +44,7 @@ def condense(config: CondenseConfig, *, resume: bool = False) -> SyntheticSet:
                 refuse_what_cannot_fit(run, local, real, classes)
             ranks.leader_first(lambda: prepare_source(local, real))
             with ranks.together():  # after every rank has checked the memory that they share
-                condenser = Condenser(local, real, classes)
+                condenser = build_condenser(local, real, classes)
             with ranks.together():
                 if ranks.leads:
                     run.start(settings, resume=resume, pretraining=condenser.pretraining_seconds)
@@ -80,6 +82,13 @@ def check_class_sizes(config: ResolvedConfig, real: RealImages) -> None:
         )
 
 
+def build_condenser(config: ResolvedConfig, real: RealImages, classes: range) -> Iterated:
+    """What steps ``classes``: through the training of networks, or through what they read."""
+    if config.unrolls:
+        return UnrolledCondenser(config, real)
+    return Condenser(config, real, classes)
+
+
 class Condensation:
     """A run in its folder, from the first iteration or its checkpoint to the condensed set.
 
@@ -89,7 +98,7 @@ class Condensation:
         ranks: those of the job.
     """
 
-    def __init__(self, condenser: Condenser, run: RunFolder, ranks: Ranks) -> None:
+    def __init__(self, condenser: Iterated, run: RunFolder, ranks: Ranks) -> None:
         self._condenser, self._run, self._ranks = condenser, run, ranks
         self._config, real = condenser.config, condenser.real
         self._first = self._restore()

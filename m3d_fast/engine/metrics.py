@@ -14,7 +14,7 @@ from ..common.errors import UserError
 from ..common.hardware import peak_bytes
 from ..distributed import Ranks
 from ..run.folder import RunFolder
-from .condenser import IterationResult
+from .iteration import IterationResult
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -1,6 +1,6 @@
 """Condensation objectives by name, and what a method of one's own extends."""
 
-from .protocol import Method, Network, Reading, Scope, Views
+from .protocol import Method, Network, Objective, Reading, Scope, Views
 from .registry import METHODS, TERMS, add_terms, build_method, find_method
 
 __all__ = [
@@ -8,6 +8,7 @@ __all__ = [
     "TERMS",
     "Method",
     "Network",
+    "Objective",
     "Reading",
     "Scope",
     "Views",

@@ -88,17 +88,17 @@ class Network(Protocol):
 
 
 @dataclass(frozen=True)
-class Method(ABC):
-    """A condensation objective. Its fields are its options (``--set NAME=VALUE``).
+class Objective:
+    """What a condensation minimises. Its fields are its options (``--set NAME=VALUE``).
 
     Raise UserError from ``__post_init__`` for an option out of range.
 
     Attributes:
         terms: names of the loss's terms, in ``metrics.jsonl``.
         scope: "class" if the loss of a class depends on that class alone, given the network;
-            "group" if it compares classes with each other: :meth:`losses` sees a group of them at
-            a time; "set" if the network depends on the whole synthetic set (one rank); "joint" if
-            the loss needs all classes at once (one rank, one chunk).
+            "group" if it compares classes with each other: :meth:`Method.losses` sees a group of
+            them at a time; "set" if the network depends on the whole synthetic set (one rank);
+            "joint" if the loss needs all classes at once (one rank, one chunk).
         networks_from: the source of the embedding networks, unless set.
         float32_only: whether the network must run in float32 or tf32.
         experts: whether the probe also reads ``network.expert``, which only a pool has.
@@ -131,6 +131,11 @@ class Method(ABC):
     def options_for(cls, setting: Setting) -> Mapping[str, Any]:
         """Options whose default depends on the data set."""
         return {}
+
+
+@dataclass(frozen=True)
+class Method(Objective, ABC):
+    """An objective that compares what a network says of real and of synthetic images."""
 
     def noise_shape(self, features: int) -> tuple[int, ...]:
         """Shape of ``network.noise``, for a network of this many last features."""

@@ -9,6 +9,7 @@ from typing import Any
 from ..common.checks import check_name, check_positive
 from ..common.errors import UserError
 from ..common.imports import import_object
+from .bptt import BPTT
 from .cafe import CAFE
 from .calibration import Calibration
 from .combined import Combined, Term
@@ -21,10 +22,10 @@ from .idm import IDM
 from .m3d import M3D
 from .moments import Moments
 from .ncfm import NCFM
-from .protocol import Method
+from .protocol import Method, Objective
 from .ridge import Ridge
 
-METHODS: dict[str, type[Method]] = {
+METHODS: dict[str, type[Objective]] = {
     "m3d": M3D,
     "dm": DM,
     "moments": Moments,
@@ -37,6 +38,7 @@ METHODS: dict[str, type[Method]] = {
     "idc": IDC,
     "dance": DANCE,
     "ncfm": NCFM,
+    "bptt": BPTT,
 }
 
 # terms that any method can add to its loss
@@ -46,7 +48,7 @@ TERMS: dict[str, type[Term]] = {
 }
 
 
-def find_method(name: str) -> type[Method]:
+def find_method(name: str) -> type[Objective]:
     """The class of the method ``name``, or of a user's own ``package.module:Class``.
 
     Raises:
@@ -61,7 +63,7 @@ def find_method(name: str) -> type[Method]:
     return found
 
 
-def build_method(name: str, options: Mapping[str, Any]) -> Method:
+def build_method(name: str, options: Mapping[str, Any]) -> Objective:
     """The method ``name`` with ``options``; values may be text, as on a command line.
 
     Raises:
@@ -79,11 +81,12 @@ def build_method(name: str, options: Mapping[str, Any]) -> Method:
     return method(**values)
 
 
-def add_terms(method: Method, weights: Mapping[str, float]) -> Method:
+def add_terms(method: Objective, weights: Mapping[str, float]) -> Objective:
     """``method`` with the terms of these names, weighted, added to its loss.
 
     Raises:
-        UserError: for an unknown term, one that the method has, or a weight out of range.
+        UserError: for an unknown term, one that the method has, a weight out of range, or a method
+            that reads no networks.
     """
     for name, weight in weights.items():
         check_name("add", name, TERMS)
@@ -92,6 +95,8 @@ def add_terms(method: Method, weights: Mapping[str, float]) -> Method:
             raise UserError(f"add: the method has the term {name} already; set its option {name}")
     if not weights:
         return method
+    if not isinstance(method, Method):
+        raise UserError("add: bptt has no loss that terms could be added to; leave it out")
     return Combined(method, tuple((TERMS[name](), weight) for name, weight in weights.items()))
 
 

@@ -11,8 +11,9 @@ from m3d_fast import CondenseConfig, condense
 from m3d_fast.common.errors import UserError
 from m3d_fast.distributed import Ranks
 from m3d_fast.engine import estimate
-from m3d_fast.engine.condenser import Condenser, IterationResult
+from m3d_fast.engine.condenser import Condenser
 from m3d_fast.engine.estimate import RunEstimate, required_disk_bytes
+from m3d_fast.engine.iteration import IterationResult
 from m3d_fast.loaders import open_dataset
 from m3d_fast.run.folder import RunFolder
 

@@ -53,8 +53,9 @@ def build_source(
 
 
 def network_state_bytes(config: ResolvedConfig, real: RealImages) -> int:
-    """Bytes of a checkpoint's networks; float32 weights, and the momentum of a single network."""
-    trained = {"queue": count_slots(config), "real": 2, "synthetic": 2}
+    """Bytes of a checkpoint's networks: float32 weights; what else is kept of those in training."""
+    own = 3 * config.pool if config.unrolls else 2  # momentum, and the average of the weights
+    trained = {"queue": count_slots(config), "real": 2, "synthetic": own}
     with torch.device("meta"):
         channels = real.image_shape[0]
         network = build_network(config.network, channels, config.size, real.num_classes)

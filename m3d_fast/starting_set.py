@@ -1,0 +1,61 @@
+"""The condensed set that a run starts from (``--init RUN_DIR`` or ``--init FILE``)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from .basis import Basis
+from .common.errors import UserError
+from .common.tensors import read_tensors
+from .synthetic import FORMAT
+
+
+@dataclass(frozen=True)
+class StartingSet:
+    """A condensed set as it is stored.
+
+    Attributes:
+        path: of the file.
+        pixels: ``(C, ipc, channels, H, W)`` float32 in [0, 1]; of a basis the numbers it decodes.
+        factor: tiles per side of an image.
+        basis: what decodes them; None where tiles do.
+    """
+
+    path: Path
+    pixels: Tensor
+    factor: int
+    basis: Basis | None
+
+    @classmethod
+    def load(cls, path: str | Path) -> "StartingSet":
+        """Read ``synthetic.safetensors`` of a run folder, or such a file.
+
+        Raises:
+            UserError: if there is none, or it is damaged or of another format.
+        """
+        file = Path(path)
+        file = file / "synthetic.safetensors" if file.is_dir() else file
+        tensors, metadata = read_tensors(file, FORMAT)
+        missing = {"images", "classes", "factor"} - tensors.keys() - metadata.keys()
+        if missing:
+            raise UserError(f"{file}: expected a {FORMAT}, found one without {', '.join(missing)}")
+        pixels = tensors["images"].unflatten(0, (len(metadata["classes"]), -1))
+        known = metadata.get("basis")
+        basis = None if known is None else Basis(**known | {"shape": tuple(known["shape"])})
+        return cls(file, pixels, metadata["factor"], basis)
+
+    def check(self, shape: tuple[int, ...], factor: int, basis: Basis | None) -> None:
+        """Raise UserError unless a run of these pixels, tiles and basis can start from the set."""
+        if self.pixels.shape != shape:
+            raise UserError(
+                f"init: {self.path} holds images of shape {tuple(self.pixels.shape)} (classes, "
+                f"images per class, channels, height, width), the run needs {shape}; give the "
+                f"--dataset, --ipc and --size that it was condensed with"
+            )
+        if (self.factor, self.basis) != (factor, basis):
+            raise UserError(
+                f"init: {self.path} is decoded by factor {self.factor} and "
+                f"{self.basis or 'no basis'}, the run by factor {factor} and "
+                f"{basis or 'no basis'}; leave out --factor, --decode and --decoded"
+            )

@@ -1,0 +1,1 @@
+"""Tests of condensation by back-propagation through training."""
