@@ -21,9 +21,9 @@ from .presets import (
     shared_preset,
     strong_preset,
 )
-from .resolved_config import ResolvedConfig, is_path
+from .resolved_config import ResolvedConfig
 from .settings import defaults_of
-from .starting_set import StartingSet
+from .starting_set import StartingSet, is_path
 
 __all__ = ["MACHINE", "CondenseConfig", "ResolvedConfig"]
 
@@ -182,6 +182,11 @@ class CondenseConfig(CondenseSettings[None]):
     def _choose_preset(self, method: Objective, setting: Setting) -> Preset:
         name = self.preset or "default"
         check_name("preset", name, PRESETS)
+        if name in ("strong", "m3d") and isinstance(method, BPTT):
+            raise UserError(
+                "preset: strong and m3d are of methods that read networks, bptt trains them; leave "
+                "it out (--init RUN_DIR starts from a run of --preset strong)"
+            )
         choose = {
             "default": method.preset,
             "paper": method.paper_preset,

@@ -10,8 +10,7 @@ from .common.seeds import derive_seed, generator
 from .config import ResolvedConfig
 from .coreset import random_indices
 from .loaders import RealImages
-from .resolved_config import is_path
-from .starting_set import StartingSet
+from .starting_set import StartingSet, is_path
 from .synthetic import encode
 
 

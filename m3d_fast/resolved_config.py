@@ -20,17 +20,13 @@ from .methods.bptt import BPTT
 from .networks import CONDENSING, build_network, check_network
 from .presets import BY_ACCURACY
 from .schedule import SCHEDULES
+from .starting_set import is_path
 from .synthetic import check_factor
 
 INITS = ("mix", "real", "noise")
 DRAWS = ("class", "all")
 # settings that older runs did not save, and what those did; as all of steps, None of a coreset
 LATER: dict[str, Any] = {"lr_schedule": "constant", "pretrained": False}
-
-
-def is_path(init: str) -> bool:
-    """Whether ``init`` is a set to start from: words of ``INITS`` have neither slash nor dot."""
-    return "/" in init or "." in init
 
 
 class ResolvedConfig(CondenseSettings[Never]):

@@ -11,6 +11,11 @@ from .common.tensors import read_tensors
 from .synthetic import FORMAT
 
 
+def is_path(init: str) -> bool:
+    """Whether the setting ``init`` is a set's path: the other values have neither slash nor dot."""
+    return "/" in init or "." in init
+
+
 @dataclass(frozen=True)
 class StartingSet:
     """A condensed set as it is stored.

@@ -1,12 +1,16 @@
-"""The images a run starts from: real ones, mixed as tiles or one each, or noise."""
+"""What a run starts from: real images, as tiles or one each, noise, or a condensed set."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
+from m3d_fast.common.errors import UserError
 from m3d_fast.common.seeds import derive_seed
 from m3d_fast.initial import initial_pixels
+from m3d_fast.run.condensed import write_condensed_set
 from tests.helpers.condensers import digits_settings, open_digits
 
 
@@ -32,3 +36,35 @@ def test_initialisations() -> None:
     assert torch.equal(mixed, again)
     other = initial_pixels(real, replace(config, seed=derive_seed(1, "coreset")))
     assert not torch.equal(mixed, other)
+
+
+@pytest.mark.parametrize(
+    "given", [{"factor": 1, "ipc": 2}, {"decode": "basis", "decoded": 20, "ipc": 2}]
+)
+def test_a_condensed_set_is_taken_as_it_is_stored(tmp_path: Path, given: dict) -> None:
+    config = digits_settings(**given)
+    real = open_digits(config)
+    pixels = initial_pixels(real, config)
+    file = tmp_path / "synthetic.safetensors"
+    write_condensed_set(file, config, real, [pixels], 3)
+    for start in (file, tmp_path):  # its file, or its run folder
+        next_config = digits_settings(init=str(start), ipc=2)
+        assert torch.equal(initial_pixels(real, next_config), pixels)
+        assert torch.equal(initial_pixels(real, next_config, range(3, 5)), pixels[3:5])
+        assert (next_config.factor, next_config.decoded) == (config.factor, config.decoded)
+
+
+def test_a_set_that_does_not_suit_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    config = digits_settings(ipc=2)
+    real, file = open_digits(config), tmp_path / "synthetic.safetensors"
+    write_condensed_set(file, config, real, [initial_pixels(real, config)], 3)
+
+    def start(**given) -> None:
+        initial_pixels(real, digits_settings(init=str(file), **given))
+
+    with pytest.raises(UserError, match=r"holds images of shape .* the --dataset, --ipc and"):
+        start(ipc=1)
+    with pytest.raises(UserError, match="is decoded by factor 2 and no basis, the run by factor 1"):
+        start(ipc=2, factor=1)
+    with pytest.raises(UserError, match="nowhere"):
+        digits_settings(init=str(tmp_path / "nowhere.safetensors"))

@@ -88,7 +88,7 @@ class UnrolledCondenser:
         network, gradient, losses = self._unroll(self._networks[chosen], real, iteration)
         finite = gradient.isfinite().flatten(1).all(1)
         config = self.config
-        share = torch.tensor(config.share_of_rate(iteration), device=self.device)
+        share = torch.full((), config.share_of_rate(iteration), device=self.device)
         rates = config.lr_img, config.momentum, config.average
         self._state.step_(self._clip(gradient), *rates, share=share)
         if network.steps + self.method.window > self.method.horizon:

@@ -1,5 +1,6 @@
 """The training of a network as a function of its images, and its gradient in them."""
 
+import copy
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -74,8 +75,8 @@ class UnrolledTraining:
         self._device, self._precision, self._recipe = real.device, config.precision, recipe
         self._share = weight_average
         channels = real.image_shape[0]
-        network = build_network(config.network, channels, config.size, real.num_classes)
-        self._network = network.to(self._device)
+        self._drawn = build_network(config.network, channels, config.size, real.num_classes)
+        self._network = copy.deepcopy(self._drawn).to(self._device)
         named = list(self._network.named_parameters())
         self._names = [name for name, _ in named]
         self._shapes = [parameter.shape for _, parameter in named]
@@ -98,11 +99,9 @@ class UnrolledTraining:
 
     def draw(self, stream: torch.Generator) -> Trained:
         """A network that has taken no step, drawn from ``stream`` on the CPU."""
-        network = self._network.cpu()
-        initialise(network, stream)
-        weights = torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
-        weights = weights.to(self._device)
-        network.to(self._device)
+        initialise(self._drawn, stream)
+        parts = [parameter.detach().flatten() for parameter in self._drawn.parameters()]
+        weights = torch.cat(parts).to(self._device)
         return Trained(weights, torch.zeros_like(weights), weights, 0)
 
     def prepare(self, images: Tensor, labels: Tensor, stream: torch.Generator) -> Batch:
