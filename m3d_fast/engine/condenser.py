@@ -13,7 +13,6 @@ from torch.profiler import record_function
 
 from ..augment import draw, parse_strategy
 from ..common.cuda_graph import CudaGraphRunner
-from ..common.errors import UserError
 from ..common.hardware import free_bytes
 from ..common.seeds import generator
 from ..config import ResolvedConfig
@@ -21,7 +20,7 @@ from ..initial import initial_pixels
 from ..loaders import RealImages
 from ..methods import Method
 from ..networks import build_network
-from ..run.checkpoint import NETWORKS, SAMPLER
+from ..run.checkpoint import NETWORKS, SAMPLER, check_shapes, select_by_prefix
 from ..synthetic import decode
 from .chunk_step import Buffers, ChunkStep
 from .chunking import (
@@ -294,17 +293,9 @@ class Condenser:
             UserError: if the tensors are those of another run.
         """
         self.close()
-        own = self.state()
-        shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
-        if shapes != {name: (tensor.shape, tensor.dtype) for name, tensor in own.items()}:
-            raise UserError("the checkpoint holds tensors of other shapes than this run's")
+        check_shapes(tensors, self.state())
         for name, tensor in self._store.settle().tensors().items():
             tensor.copy_(tensors[name])
-        positions = _select_by_prefix(tensors, SAMPLER).items()
+        positions = select_by_prefix(tensors, SAMPLER).items()
         self.real.load_state_dict({name: tensor.numpy() for name, tensor in positions})
-        self._source.load_state(_select_by_prefix(tensors, NETWORKS))
-
-
-def _select_by_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Those whose name begins with ``prefix``, without it."""
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        self._source.load_state(select_by_prefix(tensors, NETWORKS))

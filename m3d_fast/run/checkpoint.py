@@ -33,6 +33,21 @@ SAMPLER, NETWORKS = "sampler.", "networks."
 SECONDS_APART, SHARE_OF_TIME = 30.0, 0.01
 
 
+def select_by_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Those whose name begins with ``prefix``, without it."""
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def check_shapes(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Raise UserError unless a checkpoint's ``tensors`` are shaped as those of the run."""
+    read, needed = (
+        {name: (tensor.shape, tensor.dtype) for name, tensor in state.items()}
+        for state in (tensors, own)
+    )
+    if read != needed:
+        raise UserError("the checkpoint holds tensors of other shapes than this run's")
+
+
 @dataclass(frozen=True)
 class Shard:
     """One file of a checkpoint: the state of ``classes``, of ``total``, after ``iteration``."""

@@ -8,14 +8,13 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor
 
-from ...common.errors import UserError
 from ...common.seeds import derive_seed, generator
 from ...config import ResolvedConfig
 from ...initial import initial_pixels
 from ...loaders import RealImages
 from ...methods.bptt import BPTT
 from ...presets import cutmix_probability
-from ...run.checkpoint import NETWORKS, SAMPLER
+from ...run.checkpoint import NETWORKS, SAMPLER, check_shapes, select_by_prefix
 from ...synthetic import StoredImages
 from ..iteration import IterationResult
 from ..pixel_store import PixelState
@@ -144,22 +143,16 @@ class UnrolledCondenser:
             UserError: if the tensors are those of another run.
         """
         self.close()
-        own = {name: (tensor.shape, tensor.dtype) for name, tensor in self.state().items()}
-        if own != {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}:
-            raise UserError("the checkpoint holds tensors of other shapes than this run's")
+        check_shapes(tensors, self.state())
         for name, tensor in self._state.tensors().items():
             tensor.copy_(tensors[name])
-        positions = {
-            name.removeprefix(SAMPLER): tensor.numpy()
-            for name, tensor in tensors.items()
-            if name.startswith(SAMPLER)
-        }
-        self.real.load_state_dict(positions)
+        positions = select_by_prefix(tensors, SAMPLER).items()
+        self.real.load_state_dict({name: tensor.numpy() for name, tensor in positions})
+        networks = select_by_prefix(tensors, NETWORKS)
         names = ("weights", "momentum", "average")
-        weights, momentum, average = (tensors[f"{NETWORKS}{n}"].to(self.device) for n in names)
-        steps = tensors[f"{NETWORKS}steps"].tolist()
-        self._networks = list(map(Trained, weights, momentum, average, steps))
-        self._square.copy_(tensors[f"{NETWORKS}square"])
+        parts = (networks[name].to(self.device) for name in names)
+        self._networks = list(map(Trained, *parts, networks["steps"].tolist()))
+        self._square.copy_(networks["square"])
 
     def _begin(self) -> None:
         """Train the networks to places spread over the horizon, on the images as they start."""
