@@ -7,8 +7,7 @@ from torch import Tensor
 
 from .basis import Basis
 from .common.errors import UserError
-from .common.tensors import read_tensors
-from .synthetic import FORMAT
+from .synthetic import read_stored
 
 
 def is_path(init: str) -> bool:
@@ -41,13 +40,8 @@ class StartingSet:
         """
         file = Path(path)
         file = file / "synthetic.safetensors" if file.is_dir() else file
-        tensors, metadata = read_tensors(file, FORMAT)
-        missing = {"images", "classes", "factor"} - tensors.keys() - metadata.keys()
-        if missing:
-            raise UserError(f"{file}: expected a {FORMAT}, found one without {', '.join(missing)}")
-        pixels = tensors["images"].unflatten(0, (len(metadata["classes"]), -1))
-        known = metadata.get("basis")
-        basis = None if known is None else Basis(**known | {"shape": tuple(known["shape"])})
+        images, _, metadata, basis = read_stored(file)
+        pixels = images.unflatten(0, (len(metadata["classes"]), -1))
         return cls(file, pixels, metadata["factor"], basis)
 
     def check(self, shape: tuple[int, ...], factor: int, basis: Basis | None) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from .formats.registry import FORMATS, is_foreign, read_content, write_content
 from .loaders import dataset_info
 
 FORMAT = "m3d_fast synthetic set"
+NAMES = {"classes", "factor", "mean", "std", "ipc"}  # of a file's metadata, beside its origin
 MIN_TILE = 4  # pixels
 
 
@@ -130,6 +131,49 @@ def encode(images: Tensor, factor: int) -> Tensor:
             grouped[:, tile], (bottom - top, right - left), mode="area"
         )
     return pixels.view(*lead, count // factor**2, channels, height, width)
+
+
+class StoredSet(NamedTuple):
+    """A condensed set's own file, as it is stored.
+
+    Attributes:
+        images: ``(n, C, H, W)`` float32 in [0, 1]; of a basis the numbers that it decodes.
+        labels: int64 ``(n,)``.
+        metadata: ``NAMES``, and the origin of the set.
+        basis: what decodes the images; None where tiles do.
+    """
+
+    images: Tensor
+    labels: Tensor
+    metadata: dict[str, Any]
+    basis: Basis | None
+
+
+def read_stored(path: Path) -> StoredSet:
+    """Read a file that :meth:`SyntheticSet.save` or a run wrote.
+
+    Raises:
+        UserError: if it is missing, damaged or of another format.
+    """
+    tensors, metadata = read_tensors(path, FORMAT)
+    missing = sorted({"images", "labels", *NAMES} - tensors.keys() - metadata.keys())
+    if missing:
+        raise UserError(f"{path}: expected a {FORMAT}, found one without {', '.join(missing)}")
+    images, labels = tensors["images"], tensors["labels"]
+    if images.ndim != 4 or labels.shape != images.shape[:1]:
+        raise UserError(
+            f"{path}: expected images (n, C, H, W) and labels (n,), got "
+            f"{tuple(images.shape)} and {tuple(labels.shape)}"
+        )
+    classes = len(metadata["classes"])
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise UserError(
+            f"{path}: expected labels from 0 to {classes - 1}, got "
+            f"{int(labels.min())} to {int(labels.max())}"
+        )
+    known = metadata.get("basis")
+    basis = None if known is None else Basis(**known | {"shape": tuple(known["shape"])})
+    return StoredSet(images, labels, metadata, basis)
 
 
 @dataclass(frozen=True)
@@ -254,28 +298,11 @@ class SyntheticSet:
         """
         if is_foreign(Path(path)):
             return cls._load_foreign(Path(path), dataset)
-        tensors, metadata = read_tensors(Path(path), FORMAT)
-        names = {"classes", "factor", "mean", "std", "ipc"}
-        missing = sorted({"images", "labels", *names} - tensors.keys() - metadata.keys())
-        if missing:
-            raise UserError(f"{path}: expected a {FORMAT}, found one without {', '.join(missing)}")
-        images, labels = tensors["images"], tensors["labels"]
-        if images.ndim != 4 or labels.shape != images.shape[:1]:
-            raise UserError(
-                f"{path}: expected images (n, C, H, W) and labels (n,), got "
-                f"{tuple(images.shape)} and {tuple(labels.shape)}"
-            )
-        classes = len(metadata["classes"])
-        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-            raise UserError(
-                f"{path}: expected labels from 0 to {classes - 1}, got "
-                f"{int(labels.min())} to {int(labels.max())}"
-            )
-        info = {k: v for k, v in metadata.items() if k not in names | {"format", "basis"}}
-        factor, stored_ipc = metadata["factor"], None
-        if "basis" in metadata:
-            known = metadata["basis"]
-            basis = Basis(**known | {"shape": tuple(known["shape"])})
+        images, labels, metadata, basis = read_stored(Path(path))
+        classes, stored_ipc = len(metadata["classes"]), None
+        info = {k: v for k, v in metadata.items() if k not in NAMES | {"format", "basis"}}
+        factor = metadata["factor"]
+        if basis is not None:
             numbers = images.unflatten(0, (classes, -1))
             images, factor, stored_ipc = basis.decode(numbers).flatten(0, 1), 1, numbers.shape[1]
             labels = torch.arange(classes).repeat_interleave(basis.images)
