@@ -96,8 +96,9 @@ ADAM_LR, ADAM_MOMENTUM = 0.01, 0.9
 IDC_EPOCHS = {"imagenet10": 10.0, "imagenet100": 5.0}
 IDC_RATES = {"mnist": 1e-4, "fashionmnist": 1e-4}  # matched by L1, not by squares
 
-# real images of all classes that an iteration of BPTT classifies
-BPTT_ITERATIONS, BPTT_RATE, BPTT_REAL = 1_000, 0.005, 250
+# of BPTT: 1,000 iterations at this rate were worse than 250 on training images; real images of all
+# classes in an iteration
+BPTT_ITERATIONS, BPTT_RATE, BPTT_REAL = 300, 0.005, 250
 
 BY_ACCURACY = 0  # iterations per model: as its accuracy on real images says (CAFE)
 
@@ -271,10 +272,12 @@ def strong_preset(setting: Setting) -> Preset:
     Shortly trained networks instead of random ones, ridge regression and calibration beside the
     method's loss, half the learning rate, and the images averaged over the steps. A single image
     per class is stored as coefficients of a basis that the classes share, and of many there are
-    whole ones instead of tiles.
+    whole ones instead of tiles. For more than one the networks train longer, and embed at three
+    stages of that.
     """
     shared = shared_preset(setting)
     low = not setting.high_resolution
+    several = low and setting.ipc > 1
     return replace(
         shared,
         decode="basis" if low and setting.ipc == 1 else "tiles",
@@ -283,8 +286,8 @@ def strong_preset(setting: Setting) -> Preset:
         lr_img=min(shared.lr_img / 2, STRONG_RATE),
         average=0.95,
         pool=5,
-        pool_epochs=0.35,
-        pool_stages=1,
+        pool_epochs=1.0 if several else 0.35,
+        pool_stages=3 if several else 1,
         add={"ridge": 1.0, "calibration": 0.1},
     )
 
