@@ -269,6 +269,7 @@ def test_every_test_that_needs_a_gpu_is_run():
     assert tests["gpu_tests"][2:] == [
         "tests/engine/sources/test_sources.py",
         "tests/engine/test_condenser.py",
+        "tests/engine/unrolled/test_condenser.py",
         "tests/kernels/test_permutations.py",
         "tests/loaders/streaming/test_streamed.py",
     ]
