@@ -272,12 +272,10 @@ def strong_preset(setting: Setting) -> Preset:
     Shortly trained networks instead of random ones, ridge regression and calibration beside the
     method's loss, half the learning rate, and the images averaged over the steps. A single image
     per class is stored as coefficients of a basis that the classes share, and of many there are
-    whole ones instead of tiles. For more than one the networks train longer, and embed at three
-    stages of that.
+    whole ones instead of tiles.
     """
     shared = shared_preset(setting)
     low = not setting.high_resolution
-    several = low and setting.ipc > 1
     return replace(
         shared,
         decode="basis" if low and setting.ipc == 1 else "tiles",
@@ -286,8 +284,8 @@ def strong_preset(setting: Setting) -> Preset:
         lr_img=min(shared.lr_img / 2, STRONG_RATE),
         average=0.95,
         pool=5,
-        pool_epochs=1.0 if several else 0.35,
-        pool_stages=3 if several else 1,
+        pool_epochs=0.35,
+        pool_stages=1,
         add={"ridge": 1.0, "calibration": 0.1},
     )
 

@@ -99,9 +99,6 @@ def test_the_strong_preset_adds_terms_under_a_pool() -> None:
     assert dict(strong.add) == {"ridge": 1.0, "calibration": 0.1}
     assert (strong.networks_from, strong.draws, strong.average) == ("pool", "all", 0.95)
     assert strong.lr_img == 5.0
-    assert (strong.pool_epochs, strong.pool_stages) == (1.0, 3)
-    single = resolve(ipc=1, preset="strong")
-    assert (single.pool_epochs, single.pool_stages) == (0.35, 1)
     plain = resolve(preset="strong", add={}, method="dm")
     assert (dict(plain.add), plain.networks_from, plain.draws) == ({}, "random", "class")
     assert weights("none") == {}
