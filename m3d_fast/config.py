@@ -138,9 +138,9 @@ class CondenseConfig(CondenseSettings[None]):
             preset = replace(preset, ipm=1)
         if source != "real" and preset.pretrained:  # another source's pool is of fully trained ones
             preset = replace(preset, pretrained=False, pool_epochs=Preset.pool_epochs)
-        graphs = device.startswith("cuda") and not (self.profile or isinstance(objective, BPTT))
+        without_graphs = {"cuda_graphs": False} if isinstance(objective, BPTT) else {}
         return asdict(preset) | {
-            "cuda_graphs": graphs,
+            **without_graphs,
             "options": asdict(objective),
             "add": add,
             "kernel": getattr(objective, "kernel", None),
