@@ -13,6 +13,9 @@ from .common.errors import UserError
 # stored numbers are in [0, 1]; those of 0 and 1 are these, up and down: a component is at most as
 # large as a pixel, a coefficient within four standard deviations of the initial ones
 COMPONENT_RANGE, COEFFICIENT_RANGE = 1.0, 4.0
+# share of the learning rate with which mean and components move: all of them add up in every image,
+# where a coefficient moves one image along one component
+BASIS_RATE = 0.1
 
 
 @dataclass(frozen=True)
@@ -90,11 +93,11 @@ class Basis:
             coefficients = _pack((left[:, kept] * scale).to(mean), COEFFICIENT_RANGE)
             # a view of the numbers, written in place
             flat = numbers.flatten(1)
-            shares = torch.zeros(self.group * self._share, device=images.device)
+            shares = torch.zeros(self.group * self.share, device=images.device)
             shares[: basis.numel()] = basis.flatten()
-            flat[:, : self._share] = shares.view(self.group, -1)
-            end = self._share + self.images * self.components
-            flat[:, self._share : end] = coefficients.reshape(self.group, -1)
+            flat[:, : self.share] = shares.view(self.group, -1)
+            end = self.share + self.images * self.components
+            flat[:, self.share : end] = coefficients.reshape(self.group, -1)
         return stored.clamp_(0, 1)
 
     @property
@@ -102,14 +105,14 @@ class Basis:
         return self.shape[1] * self.side**2
 
     @property
-    def _share(self) -> int:
+    def share(self) -> int:
         """Numbers of the basis that a class of the group stores."""
         return -(-(1 + self.components) * self._one // self.group)
 
     def _split(self, stored: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mean ``(g, 1, P)``, components ``(g, K, P)`` and coefficients ``(g, n, K)`` of groups."""
         flat = stored.flatten(1).unflatten(0, (-1, self.group))
-        count, share = self.components, self._share
+        count, share = self.components, self.share
         basis = flat[:, :, :share].flatten(1)[:, : (1 + count) * self._one]
         basis = basis.unflatten(1, (1 + count, self._one))
         coefficients = flat[:, :, share : share + self.images * count]
@@ -119,6 +122,19 @@ class Basis:
             _unpack(basis[:, 1:], COMPONENT_RANGE),
             _unpack(coefficients, COEFFICIENT_RANGE),
         )
+
+
+def rates_of_numbers(basis: Basis | None, device: torch.device) -> Tensor:
+    """Share of the learning rate with which the numbers of a class move.
+
+    Returns:
+        Float32, that of each number ``(ipc, channels, H, W)`` of a basis, one ``()`` of tiles.
+    """
+    if basis is None:
+        return torch.ones((), device=device)
+    rates = torch.ones(basis.shape, device=device)
+    rates.view(-1)[: basis.share] = BASIS_RATE
+    return rates
 
 
 def _pack(values: Tensor, limit: float) -> Tensor:

@@ -122,21 +122,21 @@ class CondenseSettings(Generic[Absent]):
     factor: int | Absent = setting(
         group="method",
         metavar="N",
-        help="tiles per side of an image, each used as an image [m3d: 2; from 65 px on 3; --preset "
-        "strong from --ipc 50 on, to 64 px: 1]",
+        help="tiles per side of an image, each used as an image [m3d: 2; from 65 px on 3; a basis "
+        "from --ipc 2 on, and --preset strong from --ipc 50 on, to 64 px: 1]",
     )
     decode: str | Absent = setting(
         group="method",
         metavar="NAME",
         help=f"how stored numbers become images, {' or '.join(DECODERS)}: a group of classes "
         "learns and shares it, and coefficients of each image [tiles; --preset strong: basis "
-        "for --ipc 1]",
+        "below --ipc 50, to 64 px]",
     )
     decoded: int | None = setting(
         group="method",
         metavar="N",
         help="images per class that a basis decodes to; its side is that of a tile, its components "
-        "are as many as fit into the same numbers [18 for each of --ipc, at most 180]",
+        "are as many as fit into the same numbers [18 for --ipc 1, 8 for each of more, up to 180]",
     )
     init: str | Absent = setting(
         group="method",

@@ -19,6 +19,7 @@ from .presets import (
     fit_preset,
     network_for,
     shared_preset,
+    store_as_basis,
     strong_preset,
 )
 from .resolved_config import ResolvedConfig
@@ -50,7 +51,6 @@ STEPS = (
     *("decoded", "add", "group", "draws", "snapshot_every", "pool", "pool_epochs", "pool_stages"),
 )
 AS_THEY_ARE = {"iterations": 0, "factor": 1, "decode": "tiles", "init": "real"}
-DECODED, MOST_DECODED = 18, 180  # images of a basis, for each stored one and at most
 
 
 def _check_method(name: str) -> None:
@@ -67,13 +67,6 @@ def _choose_precision(method: Objective, device: str) -> str:
     if method.float32_only:
         return "tf32" if device.startswith("cuda") else "fp32"
     return default_precision(device)
-
-
-def _count_decoded(setting: Setting, start: StartingSet | None) -> int:
-    """Images of a class that a basis decodes to: as many as of the set that the run starts from."""
-    if start is not None and start.basis is not None:
-        return start.basis.images
-    return min(DECODED * setting.ipc, MOST_DECODED)
 
 
 class CondenseConfig(CondenseSettings[None]):
@@ -125,12 +118,15 @@ class CondenseConfig(CondenseSettings[None]):
         preset = self._choose_preset(objective, setting)
         start = StartingSet.load(self.init) if self.init and is_path(self.init) else None
         if start is not None:
-            stored = "tiles" if start.basis is None else "basis"
-            preset = replace(preset, factor=start.factor, decode=stored)
+            preset = replace(preset, decode="tiles" if start.basis is None else "basis")
         decode = self.decode or preset.decode
-        # the numbers of a basis are of two kinds, whose gradients differ in size
-        default = "adam" if decode == "basis" else preset.optimizer
-        preset = change_optimizer(preset, self.optimizer or default, setting)
+        if decode == "basis":
+            preset = store_as_basis(preset, setting)
+        if start is not None:
+            preset = replace(preset, factor=start.factor)
+            if decode == "basis" and start.basis is not None:
+                preset = replace(preset, decoded=start.basis.images)
+        preset = change_optimizer(preset, self.optimizer or preset.optimizer, setting)
         add = dict(preset.add if self.add is None else self.add)
         combined = add_terms(objective, add)
         source = self.networks_from or combined.networks_from
@@ -147,7 +143,6 @@ class CondenseConfig(CondenseSettings[None]):
             "group": GROUP,
             "lr_schedule": "constant" if self.budget else preset.lr_schedule,
             "decode": decode,
-            "decoded": _count_decoded(setting, start) if decode == "basis" else None,
             "draws": "all" if combined.scope == "joint" or combined.grouped else "class",
             "networks_from": combined.networks_from,
             "precision": _choose_precision(combined, device),

@@ -3,6 +3,7 @@
 Presets belong to (method, data set, images per class): a method's ``preset`` returns one of these.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -42,6 +43,7 @@ class Preset:
         lr_schedule: its course over the iterations: constant, cosine or halved.
         factor: tiles per side of a synthetic image.
         decode: "tiles" or "basis".
+        decoded: images per class that a basis decodes to; None of tiles.
         real_batch: real images per class and step.
         augment: DSA strategy, shared by real and synthetic images.
         init: initial images: mix, real or noise.
@@ -60,6 +62,7 @@ class Preset:
     lr_schedule: str = "constant"
     factor: int = 2
     decode: str = "tiles"
+    decoded: int | None = None
     real_batch: int = 128
     augment: str = "color_crop_cutout"
     init: str = "mix"
@@ -84,10 +87,14 @@ DIGITS_ITERATIONS, DIGITS_BATCH, DIGITS_POOL, DIGITS_POOL_EPOCHS = 200, 64, 3, 5
 
 STRONG_ITERATIONS = 1_000
 STRONG_RATE = 5.0  # at most: at 50 images per class 25 moves away, and 15 gained nothing
-STRONG_WHOLE = 50  # images per class from which whole ones condense better than tiles
+STRONG_WHOLE = 50  # images per class from which whole ones condense better than tiles or a basis
 
 # images of a class, where the batches of IDM and NCFM would exceed it
 CLASS_SIZES = {"cifar100": 500, "tinyimagenet": 500}
+
+# images that a basis decodes to for each stored one, if its side is a tile's and if it is whole,
+# and at most for a class
+BASIS_IMAGES, MOST_DECODED = (18, 8), 180
 
 # Adam moves every pixel by about its rate in a step, whatever the size of the gradient
 ADAM_LR, ADAM_MOMENTUM = 0.01, 0.9
@@ -130,6 +137,25 @@ def change_optimizer(preset: Preset, optimizer: str, setting: Setting) -> Preset
         optimizer=optimizer,
         lr_img=ADAM_LR if adam else shared.lr_img,
         momentum=ADAM_MOMENTUM if adam else shared.momentum,
+    )
+
+
+def store_as_basis(preset: Preset, setting: Setting) -> Preset:
+    """``preset`` with each class stored as coefficients of a basis instead of pixels.
+
+    The numbers are of two kinds, whose gradients differ in size: Adam steps them. A single image
+    per class has room for a few components of a tile's side, more have it for whole ones. Found on
+    Fashion-MNIST's held-out images at 1 and 10 images per class.
+    """
+    whole = setting.ipc > 1
+    if preset.optimizer != "adam":
+        adam = change_optimizer(preset, "adam", setting)
+        preset = replace(adam, lr_img=adam.lr_img / math.sqrt(setting.ipc))
+    return replace(
+        preset,
+        factor=1 if whole else preset.factor,
+        decode="basis",
+        decoded=min(BASIS_IMAGES[whole] * setting.ipc, MOST_DECODED),
     )
 
 
@@ -270,15 +296,14 @@ def strong_preset(setting: Setting) -> Preset:
     """The most accurate settings found on Fashion-MNIST's held-out images (``--preset strong``).
 
     Shortly trained networks instead of random ones, ridge regression and calibration beside the
-    method's loss, half the learning rate, and the images averaged over the steps. A single image
-    per class is stored as coefficients of a basis that the classes share, and of many there are
-    whole ones instead of tiles.
+    method's loss, half the learning rate, and the images averaged over the steps. A class is stored
+    as coefficients of a basis that the classes share, of many images as whole ones, not as tiles.
     """
     shared = shared_preset(setting)
     low = not setting.high_resolution
     return replace(
         shared,
-        decode="basis" if low and setting.ipc == 1 else "tiles",
+        decode="basis" if low and setting.ipc < STRONG_WHOLE else "tiles",
         factor=1 if low and setting.ipc >= STRONG_WHOLE else shared.factor,
         iterations=min(shared.iterations, STRONG_ITERATIONS),
         lr_img=min(shared.lr_img / 2, STRONG_RATE),

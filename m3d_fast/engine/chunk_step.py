@@ -27,7 +27,8 @@ class Buffers:
         selected: indices of the decoded images in use, int64 ``(k, m)``; None for all.
         losses: ``(k, terms)``, written if the value is requested.
         finite: bool ``(k,)``, whether the gradient of each class is finite; written.
-        share: of the learning rate, ``()`` float32; None of a rate that stays what it is.
+        share: of the learning rate, float32 ``()``, or ``(ipc, channels, H, W)`` where the numbers
+            of a class differ in it; None of a rate that stays what it is.
     """
 
     state: PixelState
@@ -47,6 +48,7 @@ class Buffers:
         image_shape: Sequence[int],
         terms: int,
         device: torch.device,
+        share: Tensor | None,
     ) -> "Buffers":
         """Buffers for this many classes and terms of the loss, filled with black images."""
         images = (classes, config.ipc, *image_shape)
@@ -61,7 +63,7 @@ class Buffers:
             torch.arange(shown, device=device).repeat(classes, 1) if some else None,
             torch.zeros(classes, terms, device=device),
             torch.zeros(classes, dtype=torch.bool, device=device),
-            torch.ones((), device=device) if config.changes_rate else None,
+            None if share is None else share.clone(),
         )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from ..augment import draw, parse_strategy
+from ..basis import rates_of_numbers
 from ..common.cuda_graph import CudaGraphRunner
 from ..common.hardware import free_bytes
 from ..common.seeds import generator
@@ -69,6 +70,7 @@ class Condenser:
         self.classes = range(real.num_classes) if classes is None else classes
         basis = config.build_basis(real.num_classes, real.image_shape)
         self._decode = partial(decode, factor=config.factor) if basis is None else basis.decode
+        self._rates = rates_of_numbers(basis, self.device)
         self.embedder = self._build_embedder()
         self.embedder.check_probes(real.image_shape)
         # like the state, before the chunk's memory is measured: what is allocated counts as taken
@@ -128,7 +130,8 @@ class Condenser:
         selected = self._select_decoded(iteration)
         if self._buffers.share is not None:
             # on the device: a graph keeps the numbers of the host as they were when it was captured
-            self._buffers.share.fill_(self.config.share_of_rate(iteration))
+            share = self.config.share_of_rate(iteration)
+            torch.mul(self._rates, share, out=self._buffers.share)
         shape = (count, len(self.method.terms))
         losses = torch.empty(shape, device=self.device) if value else None
         finite = torch.empty(count, dtype=torch.bool, device=self.device)
@@ -220,7 +223,8 @@ class Condenser:
 
     def _allocate_buffers(self, classes: int) -> Buffers:
         shape, terms = self.real.image_shape, len(self.method.terms)
-        return Buffers.allocate(self.config, classes, shape, terms, self.device)
+        share = self._rates if self.config.changes_rate or self._rates.ndim else None
+        return Buffers.allocate(self.config, classes, shape, terms, self.device, share)
 
     def _pixels_fit_on_device(self) -> bool:
         """Whether pixels and momentum leave a GPU enough memory for the chunks."""

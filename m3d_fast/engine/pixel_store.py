@@ -89,7 +89,8 @@ class PixelState(NamedTuple):
             lr: learning rate.
             momentum: share of the momentum that stays; Adam's first beta.
             average: share of the average that stays.
-            share: of the learning rate, ``()`` on the device; None for all of it.
+            share: of the learning rate, on the device, ``()`` or one for each number of a class;
+                None for all of it.
         """
         if self.squares is None or self.steps is None:
             self.momentum.mul_(momentum).add_(gradient)

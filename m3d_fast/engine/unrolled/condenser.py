@@ -8,6 +8,7 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor
 
+from ...basis import rates_of_numbers
 from ...common.seeds import derive_seed, generator
 from ...config import ResolvedConfig
 from ...initial import initial_pixels
@@ -48,6 +49,7 @@ class UnrolledCondenser:
         self.method, self.classes = method, range(real.num_classes)
         self.chunks = [self.classes]
         self._basis = config.build_basis(real.num_classes, real.image_shape)
+        self._rates = rates_of_numbers(self._basis, self.device)
         self._state = PixelState.start(initial_pixels(real, config), config)
         self._decoded = config.decoded_per_class
         self._batch = min(method.batch, len(self.classes) * self._decoded)
@@ -87,7 +89,7 @@ class UnrolledCondenser:
         network, gradient, losses = self._unroll(self._networks[chosen], real, iteration)
         finite = gradient.isfinite().flatten(1).all(1)
         config = self.config
-        share = torch.full((), config.share_of_rate(iteration), device=self.device)
+        share = self._rates * config.share_of_rate(iteration)
         rates = config.lr_img, config.momentum, config.average
         self._state.step_(self._clip(gradient), *rates, share=share)
         if network.steps + self.method.window > self.method.horizon:
