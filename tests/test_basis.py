@@ -11,6 +11,7 @@ from m3d_fast.basis import Basis
 from m3d_fast.common.errors import UserError
 from m3d_fast.config import CondenseConfig
 from m3d_fast.construction import condense
+from m3d_fast.engine.unrolled.condenser import UnrolledCondenser
 from m3d_fast.evaluation.config import EvaluateConfig
 from m3d_fast.evaluation.evaluator import evaluate
 from m3d_fast.initial import initial_images, initial_pixels
@@ -166,15 +167,39 @@ def test_pictures_of_a_run_and_its_evaluation_are_of_decoded_images(tmp_path) ->
     assert counted == {"random": 10, "initial": 60, "m3d": 60}
 
 
-def test_adam_is_its_default_and_strong_has_it_for_a_single_image_and_no_tiles_for_50() -> None:
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_mean_and_components_move_at_a_tenth_of_the_rate(schedule: str) -> None:
+    # Adam's first step moves every number that has a gradient by the rate
+    config = digits_settings(**SETTINGS, real_batch=8, lr_schedule=schedule, iterations=2)
+    start = initial_pixels(open_digits(config), config)
+    condenser, _ = run_steps(config, 1)
+    basis = config.build_basis(10, (1, 16, 16))
+    assert basis is not None
+    moved = (condenser.pixels - start).flatten(1).abs()
+    coefficients = slice(basis.share, basis.share + basis.images * basis.components)
+    torch.testing.assert_close(moved[:, : basis.share].quantile(0.9), torch.tensor(0.002))
+    torch.testing.assert_close(moved[:, coefficients].quantile(0.9), torch.tensor(0.02))
+    unrolled = replace(config, method="bptt", options={"horizon": 4, "window": 2, "between": 1})
+    unrolled = replace(unrolled, pool=1, augment="none", add={})
+    with UnrolledCondenser(unrolled, open_digits(unrolled)) as trained:
+        trained.step(0)
+        moved = (trained.pixels - start).flatten(1).abs()
+    torch.testing.assert_close(moved[:, : basis.share].quantile(0.9), torch.tensor(0.002))
+    torch.testing.assert_close(moved[:, coefficients].quantile(0.9), torch.tensor(0.02))
+
+
+def test_adam_is_its_default_and_strong_has_it_below_50_and_whole_images_for_50() -> None:
     given = {
         name: (config.decode, config.factor, config.decoded, config.optimizer, config.lr_img)
         for name, config in {
             "basis": digits_settings(decode="basis"),
             "by sgd": digits_settings(decode="basis", optimizer="sgd"),
+            "basis 4": digits_settings(decode="basis", ipc=4),
             "strong": digits_settings(preset="strong"),
             "strong tiles": digits_settings(preset="strong", decode="tiles"),
-            "strong 10": digits_settings(preset="strong", ipc=10),
+            "strong 9": digits_settings(preset="strong", ipc=9),
+            "strong tiles 9": digits_settings(preset="strong", ipc=9, decode="tiles"),
+            "strong 49": digits_settings(preset="strong", ipc=49),
             "strong 50": digits_settings(preset="strong", ipc=50),
         }.items()
     }
@@ -182,8 +207,11 @@ def test_adam_is_its_default_and_strong_has_it_for_a_single_image_and_no_tiles_f
         "basis": ("basis", 2, 18, "adam", 0.01),
         "by sgd": ("basis", 2, 18, "sgd", 1.0),
         "strong": ("basis", 2, 18, "adam", 0.01),
+        "basis 4": ("basis", 1, 32, "adam", 0.005),
         "strong tiles": ("tiles", 2, None, "sgd", 0.5),
-        "strong 10": ("tiles", 2, None, "sgd", 5.0),
+        "strong 9": ("basis", 1, 72, "adam", pytest.approx(0.01 / 3)),
+        "strong tiles 9": ("tiles", 2, None, "sgd", 4.5),
+        "strong 49": ("basis", 1, 180, "adam", pytest.approx(0.01 / 7)),
         "strong 50": ("tiles", 1, None, "sgd", 5.0),
     }
 

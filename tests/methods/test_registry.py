@@ -98,7 +98,7 @@ def test_the_strong_preset_adds_terms_under_a_pool() -> None:
     strong = resolve(ipc=10, preset="strong")
     assert dict(strong.add) == {"ridge": 1.0, "calibration": 0.1}
     assert (strong.networks_from, strong.draws, strong.average) == ("pool", "all", 0.95)
-    assert strong.lr_img == 5.0
+    assert resolve(ipc=10, preset="strong", decode="tiles").lr_img == 5.0
     plain = resolve(preset="strong", add={}, method="dm")
     assert (dict(plain.add), plain.networks_from, plain.draws) == ({}, "random", "class")
     assert weights("none") == {}
