@@ -117,15 +117,13 @@ class CondenseConfig(CondenseSettings[None]):
         objective = build_method(method, {**published, **self._collect_options()})
         preset = self._choose_preset(objective, setting)
         start = StartingSet.load(self.init) if self.init and is_path(self.init) else None
-        if start is not None:
-            preset = replace(preset, decode="tiles" if start.basis is None else "basis")
-        decode = self.decode or preset.decode
+        decode = self.decode or (preset if start is None else start).decode
         if decode == "basis":
             preset = store_as_basis(preset, setting)
         if start is not None:
             preset = replace(preset, factor=start.factor)
-            if decode == "basis" and start.basis is not None:
-                preset = replace(preset, decoded=start.basis.images)
+            if decode == start.decode:
+                preset = replace(preset, decoded=start.decoded)
         preset = change_optimizer(preset, self.optimizer or preset.optimizer, setting)
         add = dict(preset.add if self.add is None else self.add)
         combined = add_terms(objective, add)

@@ -297,7 +297,7 @@ def strong_preset(setting: Setting) -> Preset:
 
     Shortly trained networks instead of random ones, ridge regression and calibration beside the
     method's loss, half the learning rate, and the images averaged over the steps. A class is stored
-    as coefficients of a basis that the classes share, from ``STRONG_WHOLE`` images on as those.
+    as coefficients of a basis that the classes share, from ``STRONG_WHOLE`` images on as pixels.
     """
     shared = shared_preset(setting)
     low = not setting.high_resolution

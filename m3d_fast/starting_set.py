@@ -44,6 +44,16 @@ class StartingSet:
         pixels = images.unflatten(0, (len(metadata["classes"]), -1))
         return cls(file, pixels, metadata["factor"], basis)
 
+    @property
+    def decode(self) -> str:
+        """ "tiles" or "basis", as the setting."""
+        return "tiles" if self.basis is None else "basis"
+
+    @property
+    def decoded(self) -> int | None:
+        """Images per class that a basis decodes to; None of tiles."""
+        return None if self.basis is None else self.basis.images
+
     def check(self, shape: tuple[int, ...], factor: int, basis: Basis | None) -> None:
         """Raise UserError unless a run of these pixels, tiles and basis can start from the set."""
         if self.pixels.shape != shape:
