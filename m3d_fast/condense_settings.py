@@ -123,20 +123,20 @@ class CondenseSettings(Generic[Absent]):
         group="method",
         metavar="N",
         help="tiles per side of an image, each used as an image [m3d: 2; from 65 px on 3; a basis "
-        "from --ipc 2 on, and --preset strong from --ipc 50 on, to 64 px: 1]",
+        "from --ipc 2 on, and --preset strong from --ipc 100 on, to 64 px: 1]",
     )
     decode: str | Absent = setting(
         group="method",
         metavar="NAME",
         help=f"how stored numbers become images, {' or '.join(DECODERS)}: a group of classes "
         "learns and shares it, and coefficients of each image [tiles; --preset strong: basis "
-        "below --ipc 50, to 64 px]",
+        "below --ipc 100, to 64 px]",
     )
     decoded: int | None = setting(
         group="method",
         metavar="N",
         help="images per class that a basis decodes to; its side is that of a tile, its components "
-        "are as many as fit into the same numbers [18 for --ipc 1, 8 for each of more, up to 180]",
+        "are as many as fit into the same numbers [18 for --ipc 1, 8 for each of more, up to 200]",
     )
     init: str | Absent = setting(
         group="method",
@@ -175,7 +175,8 @@ class CondenseSettings(Generic[Absent]):
     real_batch: int | Absent = setting(
         group="method",
         metavar="N",
-        help="real images per class and step [m3d: 128; from 65 px on, and digits, 64]",
+        help="real images per class and step [m3d: 128; from 65 px on, and digits, 64; --preset "
+        "strong from --ipc 50 on, to 64 px: 256]",
     )
     networks_from: str | Absent = setting(
         group="method",

@@ -87,14 +87,15 @@ DIGITS_ITERATIONS, DIGITS_BATCH, DIGITS_POOL, DIGITS_POOL_EPOCHS = 200, 64, 3, 5
 
 STRONG_ITERATIONS = 1_000
 STRONG_RATE = 5.0  # at most: at 50 images per class 25 moves away, and 15 gained nothing
-STRONG_WHOLE = 50  # images per class from which whole ones condense better than tiles or a basis
+STRONG_WHOLE = 100  # images per class from which they are whole, since a basis decodes to few more
+STRONG_MANY, STRONG_BATCH = 50, 256  # from so many on 32 real images per class gained nothing
 
 # images of a class, where the batches of IDM and NCFM would exceed it
 CLASS_SIZES = {"cifar100": 500, "tinyimagenet": 500}
 
-# images that a basis decodes to for each stored one, if its side is a tile's and if it is whole,
-# and at most for a class
-BASIS_IMAGES, MOST_DECODED = (18, 8), 180
+# images that a basis of a tile's side decodes to for a stored one, that a whole one does, and this
+# at most for a class
+BASIS_TILES, BASIS_IMAGES, MOST_DECODED = 18, 8, 200
 
 # Adam moves every pixel by about its rate in a step, whatever the size of the gradient
 ADAM_LR, ADAM_MOMENTUM = 0.01, 0.9
@@ -145,7 +146,7 @@ def store_as_basis(preset: Preset, setting: Setting) -> Preset:
 
     The numbers are of two kinds, whose gradients differ in size: Adam steps them. A single image
     per class has room for a few components of a tile's side, more have it for whole ones. Found on
-    Fashion-MNIST's held-out images at 1 and 10 images per class.
+    Fashion-MNIST's held-out images at 1, 10 and 50 images per class.
     """
     whole = setting.ipc > 1
     if preset.optimizer != "adam":
@@ -155,7 +156,7 @@ def store_as_basis(preset: Preset, setting: Setting) -> Preset:
         preset,
         factor=1 if whole else preset.factor,
         decode="basis",
-        decoded=min(BASIS_IMAGES[whole] * setting.ipc, MOST_DECODED),
+        decoded=min(BASIS_IMAGES * setting.ipc, MOST_DECODED) if whole else BASIS_TILES,
     )
 
 
@@ -306,6 +307,7 @@ def strong_preset(setting: Setting) -> Preset:
         decode="basis" if low and setting.ipc < STRONG_WHOLE else "tiles",
         factor=1 if low and setting.ipc >= STRONG_WHOLE else shared.factor,
         iterations=min(shared.iterations, STRONG_ITERATIONS),
+        real_batch=STRONG_BATCH if low and setting.ipc >= STRONG_MANY else shared.real_batch,
         lr_img=min(shared.lr_img / 2, STRONG_RATE),
         average=0.95,
         pool=5,

@@ -188,7 +188,7 @@ def test_mean_and_components_move_at_a_tenth_of_the_rate(schedule: str) -> None:
     torch.testing.assert_close(moved[:, coefficients].quantile(0.9), torch.tensor(0.02))
 
 
-def test_adam_is_its_default_and_strong_has_it_below_50_and_whole_images_for_50() -> None:
+def test_adam_is_its_default_and_strong_has_it_below_100_and_whole_images_for_100() -> None:
     given = {
         name: (config.decode, config.factor, config.decoded, config.optimizer, config.lr_img)
         for name, config in {
@@ -200,7 +200,8 @@ def test_adam_is_its_default_and_strong_has_it_below_50_and_whole_images_for_50(
             "strong 9": digits_settings(preset="strong", ipc=9),
             "strong tiles 9": digits_settings(preset="strong", ipc=9, decode="tiles"),
             "strong 49": digits_settings(preset="strong", ipc=49),
-            "strong 50": digits_settings(preset="strong", ipc=50),
+            "strong 99": digits_settings(preset="strong", ipc=99),
+            "strong 100": digits_settings(preset="strong", ipc=100),
         }.items()
     }
     assert given == {
@@ -211,8 +212,9 @@ def test_adam_is_its_default_and_strong_has_it_below_50_and_whole_images_for_50(
         "strong tiles": ("tiles", 2, None, "sgd", 0.5),
         "strong 9": ("basis", 1, 72, "adam", pytest.approx(0.01 / 3)),
         "strong tiles 9": ("tiles", 2, None, "sgd", 4.5),
-        "strong 49": ("basis", 1, 180, "adam", pytest.approx(0.01 / 7)),
-        "strong 50": ("tiles", 1, None, "sgd", 5.0),
+        "strong 49": ("basis", 1, 200, "adam", pytest.approx(0.01 / 7)),
+        "strong 99": ("basis", 1, 200, "adam", pytest.approx(0.01 / math.sqrt(99))),
+        "strong 100": ("tiles", 1, None, "sgd", 5.0),
     }
 
 

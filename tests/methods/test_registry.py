@@ -99,6 +99,7 @@ def test_the_strong_preset_adds_terms_under_a_pool() -> None:
     assert dict(strong.add) == {"ridge": 1.0, "calibration": 0.1}
     assert (strong.networks_from, strong.draws, strong.average) == ("pool", "all", 0.95)
     assert resolve(ipc=10, preset="strong", decode="tiles").lr_img == 5.0
+    assert [resolve(ipc=n, preset="strong").real_batch for n in (49, 50)] == [128, 256]
     plain = resolve(preset="strong", add={}, method="dm")
     assert (dict(plain.add), plain.networks_from, plain.draws) == ({}, "random", "class")
     assert weights("none") == {}
