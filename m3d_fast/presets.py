@@ -88,13 +88,14 @@ DIGITS_ITERATIONS, DIGITS_BATCH, DIGITS_POOL, DIGITS_POOL_EPOCHS = 200, 64, 3, 5
 STRONG_ITERATIONS = 1_000
 STRONG_RATE = 5.0  # at most: at 50 images per class 25 moves away, and 15 gained nothing
 STRONG_WHOLE = 100  # images per class from which they are whole, since a basis decodes to few more
-STRONG_MANY, STRONG_BATCH = 50, 256  # from so many on 32 real images per class gained nothing
+# real images per class and step for so many images per class or more, where 32 gained nothing
+STRONG_MANY, STRONG_BATCH = 50, 256
 
 # images of a class, where the batches of IDM and NCFM would exceed it
 CLASS_SIZES = {"cifar100": 500, "tinyimagenet": 500}
 
-# images that a basis of a tile's side decodes to for a stored one, that a whole one does, and this
-# at most for a class
+# images per class that a basis decodes to: of a tile's side, for one stored image; whole, for each
+# stored one, and at most
 BASIS_TILES, BASIS_IMAGES, MOST_DECODED = 18, 8, 200
 
 # Adam moves every pixel by about its rate in a step, whatever the size of the gradient
@@ -302,10 +303,11 @@ def strong_preset(setting: Setting) -> Preset:
     """
     shared = shared_preset(setting)
     low = not setting.high_resolution
+    whole = low and setting.ipc >= STRONG_WHOLE
     return replace(
         shared,
-        decode="basis" if low and setting.ipc < STRONG_WHOLE else "tiles",
-        factor=1 if low and setting.ipc >= STRONG_WHOLE else shared.factor,
+        decode="basis" if low and not whole else "tiles",
+        factor=1 if whole else shared.factor,
         iterations=min(shared.iterations, STRONG_ITERATIONS),
         real_batch=STRONG_BATCH if low and setting.ipc >= STRONG_MANY else shared.real_batch,
         lr_img=min(shared.lr_img / 2, STRONG_RATE),
