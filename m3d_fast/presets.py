@@ -88,14 +88,13 @@ DIGITS_ITERATIONS, DIGITS_BATCH, DIGITS_POOL, DIGITS_POOL_EPOCHS = 200, 64, 3, 5
 STRONG_ITERATIONS = 1_000
 STRONG_RATE = 5.0  # at most: at 50 images per class 25 moves away, and 15 gained nothing
 STRONG_WHOLE = 100  # images per class from which they are whole, since a basis decodes to few more
-# real images per class and step for so many images per class or more, where 32 gained nothing
-STRONG_MANY, STRONG_BATCH = 50, 256
+STRONG_MANY = 50  # images per class from which more real images gain more than iterations
 
 # images of a class, where the batches of IDM and NCFM would exceed it
 CLASS_SIZES = {"cifar100": 500, "tinyimagenet": 500}
 
 # images per class that a basis decodes to: of a tile's side, for one stored image; whole, for each
-# stored one, and at most
+# stored one, and at most, unless more are stored
 BASIS_TILES, BASIS_IMAGES, MOST_DECODED = 18, 8, 200
 
 # Adam moves every pixel by about its rate in a step, whatever the size of the gradient
@@ -150,6 +149,7 @@ def store_as_basis(preset: Preset, setting: Setting) -> Preset:
     Fashion-MNIST's held-out images at 1, 10 and 50 images per class.
     """
     whole = setting.ipc > 1
+    images = min(BASIS_IMAGES * setting.ipc, max(MOST_DECODED, setting.ipc))
     if preset.optimizer != "adam":
         adam = change_optimizer(preset, "adam", setting)
         preset = replace(adam, lr_img=adam.lr_img / math.sqrt(setting.ipc))
@@ -157,7 +157,7 @@ def store_as_basis(preset: Preset, setting: Setting) -> Preset:
         preset,
         factor=1 if whole else preset.factor,
         decode="basis",
-        decoded=min(BASIS_IMAGES * setting.ipc, MOST_DECODED) if whole else BASIS_TILES,
+        decoded=images if whole else BASIS_TILES,
     )
 
 
@@ -304,12 +304,11 @@ def strong_preset(setting: Setting) -> Preset:
     shared = shared_preset(setting)
     low = not setting.high_resolution
     whole = low and setting.ipc >= STRONG_WHOLE
-    return replace(
+    strong = replace(
         shared,
         decode="basis" if low and not whole else "tiles",
         factor=1 if whole else shared.factor,
         iterations=min(shared.iterations, STRONG_ITERATIONS),
-        real_batch=STRONG_BATCH if low and setting.ipc >= STRONG_MANY else shared.real_batch,
         lr_img=min(shared.lr_img / 2, STRONG_RATE),
         average=0.95,
         pool=5,
@@ -317,6 +316,10 @@ def strong_preset(setting: Setting) -> Preset:
         pool_stages=1,
         add={"ridge": 1.0, "calibration": 0.1},
     )
+    if not low or setting.ipc < STRONG_MANY:
+        return strong
+    # 100 iterations gained what 300 did, with a real batch of 32 nothing; such a pool another 0.2
+    return replace(strong, iterations=300, real_batch=256, pool_epochs=1.0, pool_stages=3)
 
 
 def network_for(dataset: str, size: int) -> str:

@@ -36,7 +36,13 @@ def curves_of(tmp_path: Path, monkeypatch) -> Callable[..., Path]:
 @pytest.fixture(scope="module")
 def condensed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("snapshots") / "run"
-    return finish_run(out, "--iterations", "5", "--snapshot-every", "2")
+    return finish_run(out, "--average", "0.5", "--iterations", "5", "--snapshot-every", "2")
+
+
+def test_a_snapshot_is_the_set_of_a_shorter_run(condensed: Path, tmp_path: Path) -> None:
+    shorter = finish_run(tmp_path / "run", "--average", "0.5", "--iterations", "4")
+    written = condensed / "snapshots" / "0000004.safetensors"
+    assert written.read_bytes() == (shorter / "synthetic.safetensors").read_bytes()
 
 
 def test_every_snapshot_has_the_accuracies_of_its_set(

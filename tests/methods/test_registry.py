@@ -99,10 +99,19 @@ def test_the_strong_preset_adds_terms_under_a_pool() -> None:
     assert dict(strong.add) == {"ridge": 1.0, "calibration": 0.1}
     assert (strong.networks_from, strong.draws, strong.average) == ("pool", "all", 0.95)
     assert resolve(ipc=10, preset="strong", decode="tiles").lr_img == 5.0
-    assert [resolve(ipc=n, preset="strong").real_batch for n in (49, 50)] == [128, 256]
     plain = resolve(preset="strong", add={}, method="dm")
     assert (dict(plain.add), plain.networks_from, plain.draws) == ({}, "random", "class")
     assert weights("none") == {}
+
+
+def test_the_strong_preset_at_50_is_that_of_the_set_of_the_project() -> None:
+    names = "iterations", "real_batch", "pool_epochs", "pool_stages", "decoded"
+    settings = {n: resolve(ipc=n, preset="strong") for n in (49, 50, 100)}
+    assert {n: tuple(getattr(s, name) for name in names) for n, s in settings.items()} == {
+        49: (1_000, 128, 0.35, 1, 200),
+        50: (300, 256, 1.0, 3, 200),
+        100: (300, 256, 1.0, 3, None),
+    }
 
 
 @pytest.mark.parametrize(
