@@ -60,7 +60,7 @@ def build_published_loop(
         )
 
         def prepare(images: Tensor, c: int) -> Tensor:
-            normal = (images - embedder.mean) / embedder.std
+            normal = embedder.normalise(images)
             return augment(normal[None], draws[first + c, None], operations)[0]
 
         return loop_gradients(

@@ -118,7 +118,7 @@ class PlainLoop:
         return self._augment(decode(pixels, self._config.factor), draws)
 
     def _augment(self, images: Tensor, draws: Tensor) -> Tensor:
-        normal = (images - self._embedder.mean) / self._embedder.std
+        normal = self._embedder.normalise(images)
         return augment(normal[None], draws[None], self._operations)[0]
 
 

@@ -14,6 +14,7 @@ from ..augment import augment
 from ..common.seeds import generator
 from ..methods.protocol import At, Network, Reading, Views
 from ..networks.arithmetic import CPU_PIECE, compile_per_shape
+from ..normalisation import Normalisation
 
 Probe = Callable[[Network, Tensor, Tensor], Reading]
 
@@ -111,6 +112,7 @@ class Embedder:
         noise_shape: of the random numbers that the probe finds in ``network.noise``.
 
     Attributes:
+        normalise: the images, before they are augmented.
         network: float32 weights of the network of the iteration; :meth:`publish` what is written.
         accuracy: of the network, ``()`` float32, written in place.
         noise: random numbers of the iteration, written in place.
@@ -134,8 +136,7 @@ class Embedder:
     ) -> None:
         self.network = network.requires_grad_(False).to(device)  # float32
         self.device, self.compiled, self.operations = device, compile, operations
-        self.mean = torch.tensor(mean, device=device).view(-1, 1, 1)
-        self.std = torch.tensor(std, device=device).view(-1, 1, 1)
+        self.normalise = Normalisation(mean, std, device)
         # uncompiled, instance norm is slow on a CPU over channels-last tensors
         channels_last = device.type == "cuda" or compile
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -198,9 +199,7 @@ class Embedder:
 
     def _prepare(self, images: Tensor, draws: Tensor) -> Tensor:
         """Normalise and augment the images: ``(k, n, channels, H, W)`` float32."""
-        if images.dtype == torch.uint8:
-            images = images.float() / 255
-        return augment((images - self.mean) / self.std, draws, self.operations)
+        return augment(self.normalise(images), draws, self.operations)
 
     def _read_in_pieces(self, views: Views, kind: str) -> Reading:
         groups = []

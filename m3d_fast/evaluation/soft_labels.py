@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..common.errors import UserError
 from ..common.tensors import read_tensors, write_tensors
 from ..networks.arithmetic import CPU_PIECE, autocast, convolutions
+from ..normalisation import Normalisation
 from ..synthetic import StoredImages
 from .losses import soften
 
@@ -68,7 +69,7 @@ def label(teacher: nn.Module, images: StoredImages, kept: int, look: "Look") -> 
     values, classes = [], []
     with autocast(look.device, look.precision), convolutions(look.device, look.precision):
         for rows in torch.arange(len(images), device=look.device).split(CPU_PIECE):
-            logits = teacher((images[rows] - look.mean) / look.std).float()
+            logits = teacher(look.normalise(images[rows])).float()
             top = logits.topk(kept, 1)
             values.append(top.values.to(VALUE))
             classes.append(top.indices.to(INDEX))
@@ -80,13 +81,12 @@ class Look:
     """How a teacher sees images.
 
     Attributes:
-        mean, std: per channel, ``(C, 1, 1)`` on the device, pixels in [0, 1].
+        normalise: the images, on the device.
         device: of teacher and images.
         precision: "bf16", "tf32" or "fp32".
     """
 
-    mean: Tensor
-    std: Tensor
+    normalise: Normalisation
     device: torch.device
     precision: str
 

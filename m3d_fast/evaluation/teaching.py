@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..common.errors import UserError
 from ..loaders import RealImages
 from ..networks import build_network
+from ..normalisation import Normalisation
 from ..synthetic import StoredImages, SyntheticSet
 from .config import WHOLE, EvaluateConfig
 from .protocols import SOFT, Protocol, protocol_for
@@ -80,11 +81,7 @@ class Teaching:
     ) -> None:
         self._protocol, self._synthetic, self._own = protocol, synthetic, own
         self._device, self._kept = device, config.stored_labels
-        mean, std = (
-            torch.tensor(values, device=device).view(-1, 1, 1)
-            for values in (synthetic.mean, synthetic.std)
-        )
-        self._look = Look(mean, std, device, precision)
+        self._look = Look(Normalisation(synthetic.mean, synthetic.std, device), device, precision)
         check_labels(config, protocol)
         self._check_stored(config, methods)
         self._trained: TrainedTeacher | None = None

@@ -21,6 +21,7 @@ from ..common.hardware import free_bytes
 from ..loaders import RealImages
 from ..networks import initialise
 from ..networks.arithmetic import CPU_PIECE, autocast, compile_per_shape, convolutions
+from ..normalisation import Normalisation
 from ..synthetic import StoredImages
 from .losses import divergence, mix_labels, soften
 from .protocols import IMAGENET, RESIZED_CROP, Protocol
@@ -64,8 +65,7 @@ class Trainer:
         self.network = network.to(device)
         self.network.to(memory_format=layout)
         self.protocol, self.device, self.precision = protocol, device, precision
-        self._mean = torch.tensor(mean, device=device).view(-1, 1, 1)
-        self._std = torch.tensor(std, device=device).view(-1, 1, 1)
+        self._normalise = Normalisation(mean, std, device)
         self._layout = layout
         self._teacher = teacher
         other = protocol.augment in (IMAGENET, RESIZED_CROP)
@@ -173,9 +173,6 @@ class Trainer:
             return self._normalise(augment_resized_crop(images, uniforms))
         return augment(self._normalise(images)[:, None], uniforms, self._operations)[:, 0]
 
-    def _normalise(self, images: Tensor) -> Tensor:
-        return (images - self._mean) / self._std
-
     def _compute_logits(self, images: Tensor, network: nn.Module | None = None) -> Tensor:
         """Logits of normalised images, of another network if one is given."""
         network = network or self.network
@@ -187,7 +184,7 @@ class Trainer:
         self.network.eval()
         device, precision = self.device, self.precision
         with torch.no_grad(), autocast(device, precision), convolutions(device, precision):
-            features = self._embed(self._normalise(images.float() / 255))
+            features = self._embed(self._normalise(images))
         return features.float()
 
     @torch.no_grad()
@@ -204,4 +201,4 @@ class Trainer:
         return int(correct) / sum(test.class_sizes)
 
     def _predict(self, images: Tensor) -> Tensor:
-        return self._logits(self._normalise(images.float() / 255)).argmax(1)
+        return self._logits(self._normalise(images)).argmax(1)

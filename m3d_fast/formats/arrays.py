@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..common.errors import UserError
 from ..common.files import replace_atomically, write_json
+from ..normalisation import Normalisation
 from .content import METADATA_FILE, Content, check_metadata, check_tensors, read_metadata
 
 
@@ -66,8 +67,8 @@ def read_pt(path: Path) -> Content:
 
 def write_ddranking(content: Content, folder: Path) -> None:
     """Write ``images.pt``, normalised as DD-Ranking trains on them, and ``labels.pt``."""
-    mean, std = (torch.tensor(content.metadata[name]).view(-1, 1, 1) for name in ("mean", "std"))
-    torch.save((content.images - mean) / std, folder / "images.pt")
+    normalise = Normalisation(content.metadata["mean"], content.metadata["std"])
+    torch.save(normalise(content.images), folder / "images.pt")
     torch.save(content.labels, folder / "labels.pt")
     write_json(folder / METADATA_FILE, content.metadata)
 
@@ -94,8 +95,8 @@ def read_ddranking(
         raise UserError(
             f"{folder}: expected images of {len(mean)} channels, got {content.images.shape[1]}"
         )
-    shift, scale = (torch.tensor(numbers).view(-1, 1, 1) for numbers in (mean, std))
-    return Content(content.images.float() * scale + shift, content.labels, metadata)
+    restored = Normalisation(mean, std).undo(content.images.float())
+    return Content(restored, content.labels, metadata)
 
 
 def _load(path: Path) -> Any:

@@ -41,11 +41,11 @@ def test_a_step_has_the_published_loops_losses_and_pixel_gradients(network: str,
 
     twin, operations = open_digits(config), parse_strategy(config.augment)
     draws = draw(10, generator(config.seed, "augment", 0))
-    mean, std = condenser.embedder.mean, condenser.embedder.std
-    real = (twin.batch(range(10), config.real_batch) / 255 - mean) / std
+    normalise = condenser.embedder.normalise
+    real = normalise(twin.batch(range(10), config.real_batch))
 
     def prepare_synthetic(c: int, leaf: Tensor) -> Tensor:
-        images = (decode(leaf, config.factor) - mean) / std
+        images = normalise(decode(leaf, config.factor))
         return augment(images[None], draws[c : c + 1], operations)[0]
 
     expected_losses, expected = loop_gradients(

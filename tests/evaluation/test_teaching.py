@@ -21,6 +21,7 @@ from m3d_fast.evaluation.runner import Runner
 from m3d_fast.evaluation.soft_labels import FORMAT, Look, label
 from m3d_fast.evaluation.teacher import TeacherFile, split_teacher
 from m3d_fast.networks import build_network, initialise
+from m3d_fast.normalisation import Normalisation
 from m3d_fast.run.folder import RunFolder
 from m3d_fast.synthetic import StoredImages, SyntheticSet
 
@@ -111,7 +112,7 @@ def test_a_teacher_is_a_file_or_trained() -> None:
 def test_stored_labels_are_the_teachers_but_for_what_is_pruned(tmp_path: Path) -> None:
     teacher = save_teacher(tmp_path / "weights.pt")
     images = StoredImages(torch.rand(20, 1, 16, 16), 2)
-    look = Look(torch.tensor(0.4), torch.tensor(0.3), CPU, "fp32")
+    look = Look(Normalisation((0.4,), (0.3,)), CPU, "fp32")
     with torch.no_grad():
         exact = torch.softmax(teacher((images.decode() - 0.4) / 0.3) / 20, 1)
     whole, pruned = (label(teacher, images, kept, look) for kept in (10, 3))

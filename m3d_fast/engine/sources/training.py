@@ -23,6 +23,7 @@ from ...config import ResolvedConfig
 from ...loaders import RealImages
 from ...networks import build_network, initialise
 from ...networks.arithmetic import autocast, compile_per_shape, convolutions
+from ...normalisation import Normalisation
 from ..embedding import convert_to_channels_last
 
 IntArray = npt.NDArray[np.int64]
@@ -90,10 +91,7 @@ class NetworkTraining:
         self._parameters: list[Tensor] = list(self.network.parameters())
         self.momentum = [torch.zeros_like(parameter) for parameter in self._parameters]
         self._operations = parse_strategy(recipe.augment)
-        self._mean, self._std = (
-            torch.tensor(values, device=self._device).view(-1, 1, 1)
-            for values in (real.mean, real.std)
-        )
+        self._normalise = Normalisation(real.mean, real.std, self._device)
         self._allocate(real, dtype)
         self._loss = compile_per_shape(self._compute_loss) if compile else self._compute_loss
         self._run: Callable[[], None] = self._step
@@ -215,11 +213,6 @@ class NetworkTraining:
             logits = self.network(images).float()
         loss = mixed_cross_entropy(logits, labels, pasted, kept)
         return loss, (logits.detach().argmax(1) == labels).float().mean()
-
-    def _normalise(self, images: Tensor) -> Tensor:
-        if images.dtype == torch.uint8:
-            images = images.float() / 255
-        return (images - self._mean) / self._std
 
 
 class LabelledRows:

@@ -21,6 +21,7 @@ from ...config import ResolvedConfig
 from ...loaders import RealImages
 from ...networks import build_network, initialise
 from ...networks.arithmetic import CPU_PIECE, autocast, compile_per_shape, convolutions
+from ...normalisation import Normalisation
 from ..embedding import choose_piece_size
 from ..sources.training import Recipe
 
@@ -82,10 +83,7 @@ class UnrolledTraining:
         self._shapes = [parameter.shape for _, parameter in named]
         self._sizes = [parameter.numel() for _, parameter in named]
         self._operations = parse_strategy(recipe.augment)
-        self._mean, self._std = (
-            torch.tensor(values, device=self._device).view(-1, 1, 1)
-            for values in (real.mean, real.std)
-        )
+        self._normalise = Normalisation(real.mean, real.std, self._device)
         wrap = compile_per_shape if config.compile else lambda function, **_: function
         # fullgraph: falling back to eager raises instead of being silently slow
         self._gradient = wrap(grad(self._compute_loss), fullgraph=True)
@@ -174,7 +172,7 @@ class UnrolledTraining:
             Gradient of the mean cross-entropy in the weights, ``(N,)``, and the cross-entropy of
             each image, ``(n,)``.
         """
-        normalised = self._normalise(images.float() / 255)
+        normalised = self._normalise(images)
         on_cpu = self._device.type == "cpu"
         piece = choose_piece_size(len(images), CPU_PIECE) if on_cpu else len(images)
         gradient, losses = torch.zeros_like(weights), []
@@ -189,9 +187,6 @@ class UnrolledTraining:
     def _stay(self, steps: int) -> float:
         """Share of the average that stays in the step after ``steps``."""
         return min(self._share, (steps + 1) / (steps + FIRST_STEPS))
-
-    def _normalise(self, images: Tensor) -> Tensor:
-        return (images - self._mean) / self._std
 
     def _compute_logits(self, weights: Tensor, images: Tensor) -> Tensor:
         parts = zip(self._names, weights.split(self._sizes), self._shapes, strict=True)

@@ -83,12 +83,11 @@ def test_the_accuracy_is_the_networks_on_real_images(condenser, monkeypatch) -> 
     starts = [sum(condenser.real.class_sizes[:label]) for label in range(10)]
     rows = [np.array([start + index for index in some]) for start in starts]
     network, real = condenser._source._training.network, condenser.real
-    mean, std = condenser.embedder.mean, condenser.embedder.std
     shares = []
     for label in range(10):
         images = real.take(label, some)
         with torch.no_grad():
-            logits = network((images / 255 - mean) / std)
+            logits = network(condenser.embedder.normalise(images))
         shares.append((logits.argmax(1) == label).double().mean())
     expected = float(torch.stack(shares).mean())
     with monkeypatch.context() as patch:

@@ -185,7 +185,7 @@ def test_probes_read_the_expert_of_the_iteration(monkeypatch, compile: bool) -> 
         losses = condenser.step(iteration).losses
         expert = torch.cat([p.flatten() for p in condenser.embedder.expert.parameters()])
         assert any(torch.equal(expert, weights) for weights in pool[:, -1])
-        images = (decode(pixels, config.factor) - condenser.embedder.mean) / condenser.embedder.std
+        images = condenser.embedder.normalise(decode(pixels, config.factor))
         logits = condenser.embedder.expert(images.flatten(0, 1)).view(10, 4, 10)
         torch.testing.assert_close(losses[:, 0], logits.square().mean((1, 2)), rtol=1e-4, atol=1e-5)
     assert [p.data_ptr() for p in condenser.embedder.expert.parameters()] == addresses

@@ -85,7 +85,7 @@ def test_the_gradient_in_the_images_is_that_of_one_graph(training: UnrolledTrain
     again = draw_images(3, 12).requires_grad_()
     first = start._replace(weights=start.weights.clone().requires_grad_())
     average = train_by_hand(first, prepare(training, again, 3))
-    normalised = (real.float() / 255 - training._mean) / training._std
+    normalised = training._normalise(real)
     errors = F.cross_entropy(classify(average, normalised), labels, reduction="none")
     (expected,) = torch.autograd.grad(errors.mean(), again)
     torch.testing.assert_close(network.average, average.detach(), atol=1e-5, rtol=1e-4)
