@@ -76,7 +76,7 @@ class Trainer:
         self._loss: Callable[..., Tensor] = self._compute_loss
         if compile:
             self._logits = compile_per_shape(self._compute_logits)
-            self._loss = compile_per_shape(self._compute_loss)
+            self._loss = compile_per_shape(self._compute_loss, training_on=device.type)
         # its own, so that several trainers share a GPU
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 

@@ -93,7 +93,9 @@ class NetworkTraining:
         self._operations = parse_strategy(recipe.augment)
         self._normalise = Normalisation(real.mean, real.std, self._device)
         self._allocate(real, dtype)
-        self._loss = compile_per_shape(self._compute_loss) if compile else self._compute_loss
+        self._loss = self._compute_loss
+        if compile:
+            self._loss = compile_per_shape(self._compute_loss, training_on=self._device.type)
         self._run: Callable[[], None] = self._step
         if config.cuda_graphs:
             updated = [*self._parameters, *self.momentum, self.accuracy]
