@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .basis import Basis
 from .common.errors import UserError
-from .synthetic import read_stored
+from .synthetic import SET_FILE, read_stored
 
 
 def is_path(init: str) -> bool:
@@ -39,7 +39,7 @@ class StartingSet:
             UserError: if there is none, or it is damaged or of another format.
         """
         file = Path(path)
-        file = file / "synthetic.safetensors" if file.is_dir() else file
+        file = file / SET_FILE if file.is_dir() else file
         images, _, metadata, basis = read_stored(file)
         pixels = images.unflatten(0, (len(metadata["classes"]), -1))
         return cls(file, pixels, metadata["factor"], basis)

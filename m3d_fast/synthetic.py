@@ -20,6 +20,7 @@ from .formats.registry import FORMATS, is_foreign, read_content, write_content
 from .loaders import dataset_info
 
 FORMAT = "m3d_fast synthetic set"
+SET_FILE = "synthetic.safetensors"  # of a run folder
 NAMES = {"classes", "factor", "mean", "std", "ipc"}  # of a file's metadata, beside its origin
 MIN_TILE = 4  # pixels
 

@@ -12,7 +12,7 @@ from typing import Any
 from ..common.errors import UserError
 from ..common.files import read_json, replace_atomically, write_json
 from ..config import MACHINE, CondenseConfig, ResolvedConfig
-from ..synthetic import SyntheticSet
+from ..synthetic import SET_FILE, SyntheticSet
 from .checkpoint import Checkpoints
 from .environment import describe_environment
 from .lock import LOCK_FILE, FolderLock
@@ -43,7 +43,7 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.config_file = self.path / "config.json"
-        self.synthetic_file = self.path / "synthetic.safetensors"
+        self.synthetic_file = self.path / SET_FILE
         self.metrics_file = self.path / "metrics.jsonl"
         self.evaluation_file = self.path / "evaluation.json"
         self.checkpoints = Checkpoints(self.path)
