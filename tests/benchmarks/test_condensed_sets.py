@@ -11,7 +11,7 @@ from m3d_fast.synthetic import SyntheticSet
 SETS = Path(benchmarks.__file__).parent / "results" / "sets"
 
 
-@pytest.mark.parametrize(("ipc", "decoded"), [(1, 18), (10, 80), (50, 50)])
+@pytest.mark.parametrize(("ipc", "decoded"), [(1, 18), (10, 80), (50, 200)])
 def test_a_set_has_its_images(ipc: int, decoded: int) -> None:
     synthetic = SyntheticSet.load(SETS / f"fashionmnist-ipc{ipc}.safetensors")
     known = dataset_info(str(synthetic.info["dataset"]))
