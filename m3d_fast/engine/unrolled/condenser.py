@@ -1,6 +1,5 @@
 """The state of a condensation through unrolled training, and its iteration."""
 
-import logging
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -22,10 +21,9 @@ from ..pixel_store import PixelState
 from ..sources.training import Recipe, leave_out_cutout
 from .training import Batch, Trained, UnrolledTraining
 
-log = logging.getLogger("m3d_fast")
-
 CLIP = 2.0  # root mean squares of the gradients before, the longest that one may be
 CLIP_DECAY = 0.98  # of their mean square
+NOT_DRAWN = -1  # steps of a network that has not been chosen yet
 
 
 class UnrolledCondenser:
@@ -34,6 +32,8 @@ class UnrolledCondenser:
     It keeps ``pool`` networks at different places of their training. An iteration takes one of
     them at random, trains it for a window, classifies real images with it, and steps the images by
     the gradient of that loss; the network then goes on, or is replaced at the end of its training.
+    So that the places are spread over the horizon from the start, a network that is chosen for the
+    first time is trained to its own before.
 
     Args:
         config: resolved settings of a run of :class:`m3d_fast.methods.bptt.BPTT`.
@@ -61,7 +61,7 @@ class UnrolledCondenser:
         )
         self._training = UnrolledTraining(config, real, recipe, method.weight_average)
         empty = torch.zeros(self._training.parameters, device=self.device)
-        self._networks = [Trained(empty, empty, empty, 0)] * config.pool  # until the first step
+        self._networks = [Trained(empty, empty, empty, NOT_DRAWN)] * config.pool
         self._square = torch.zeros((), device=self.device)  # mean of the gradients' squared norms
         self._batches: Iterator[Tensor] | None = None
         self._loading = ExitStack()
@@ -80,13 +80,11 @@ class UnrolledCondenser:
             iteration: counts from 0; with the seed it determines network, draws and augmentation.
             value: ignored.
         """
-        if iteration == 0:
-            self._begin()
         chosen = derive_seed(self.config.seed, "unrolled", iteration, 0) % len(self._networks)
         start = time.perf_counter()
         real = self._next_real()
         waited = time.perf_counter() - start
-        network, gradient, losses = self._unroll(self._networks[chosen], real, iteration)
+        network, gradient, losses = self._unroll(self._take_to_its_place(chosen), real, iteration)
         finite = gradient.isfinite().flatten(1).all(1)
         config = self.config
         share = self._rates * config.share_of_rate(iteration)
@@ -156,13 +154,12 @@ class UnrolledCondenser:
         self._networks = list(map(Trained, *parts, networks["steps"].tolist()))
         self._square.copy_(networks["square"])
 
-    def _begin(self) -> None:
-        """Train the networks to places spread over the horizon, on the images as they start."""
-        count = len(self._networks)
-        log.info("training %d networks on the initial images", count)
-        for number in range(count):
-            steps = self.method.horizon * number // count
-            self._networks[number] = self._train(self._draw(number), steps, number, 3)
+    def _take_to_its_place(self, number: int) -> Trained:
+        network = self._networks[number]
+        if network.steps != NOT_DRAWN:
+            return network
+        steps = self.method.horizon * number // len(self._networks)
+        return self._train(self._draw(number), steps, number, 3)
 
     def _draw(self, number: int) -> Trained:
         return self._training.draw(generator(self.config.seed, "network", number))

@@ -13,7 +13,7 @@ from m3d_fast.common.errors import UserError
 from m3d_fast.common.tensors import read_tensors
 from m3d_fast.config import ResolvedConfig
 from m3d_fast.engine.sources.registry import network_state_bytes
-from m3d_fast.engine.unrolled.condenser import UnrolledCondenser
+from m3d_fast.engine.unrolled.condenser import NOT_DRAWN, UnrolledCondenser
 from m3d_fast.engine.unrolled.training import Batch, Trained
 from m3d_fast.run.checkpoint import CHECKPOINT_FORMAT, NETWORKS
 from tests.helpers.condensers import digits_settings, open_digits
@@ -71,8 +71,7 @@ def test_a_killed_run_ends_with_the_same_bytes(
 def test_a_step_along_the_gradient_lowers_the_loss_of_its_window(decode: str) -> None:
     given = {"decode": decode, "ipc": 2 if decode == "basis" else 1}
     condenser = build(options={"batch": 64}, real_batch=10, augment="none", **given)
-    condenser._begin()
-    real, network = condenser._next_real(), condenser._networks[1]
+    real, network = condenser._next_real(), condenser._take_to_its_place(1)
 
     def unroll() -> tuple[Tensor, float]:
         _, gradient, losses = condenser._unroll(network, real, 0)
@@ -86,15 +85,25 @@ def test_a_step_along_the_gradient_lowers_the_loss_of_its_window(decode: str) ->
 
 def test_networks_are_spread_over_the_training_and_replaced_at_its_end() -> None:
     condenser = build(options={"horizon": 8}, pool=4)
-    condenser.step(0)
-    steps = [network.steps for network in condenser._networks]
-    assert sorted(steps) != [0, 2, 4, 6], "one of them went on"
-    seen = set()
-    for iteration in range(1, 12):
+    assert [condenser._take_to_its_place(number).steps for number in range(4)] == [0, 2, 4, 6]
+    started, replaced = set(), 0
+    for iteration in range(40):
+        before = condenser._networks
+        condenser._networks = list(before)
         condenser.step(iteration)
-        seen |= {network.steps for network in condenser._networks}
-    assert max(seen) <= 8
-    assert 0 in seen, "drawn anew"
+        (chosen,) = (i for i in range(4) if condenser._networks[i] is not before[i])
+        steps = condenser._networks[chosen].steps
+        if chosen not in started:
+            assert before[chosen].steps == NOT_DRAWN
+            # the last one's window ends at the horizon
+            assert steps == [3, 5, 7, 0][chosen]
+            started.add(chosen)
+            continue
+        replaced += steps == 0
+        assert steps in (0, before[chosen].steps + 3)
+        assert steps <= 8
+    assert started == {0, 1, 2, 3}
+    assert replaced > 1
 
 
 def test_a_gradient_much_longer_than_those_before_is_scaled_down() -> None:
