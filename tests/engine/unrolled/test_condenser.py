@@ -15,6 +15,7 @@ from m3d_fast.config import ResolvedConfig
 from m3d_fast.engine.sources.registry import network_state_bytes
 from m3d_fast.engine.unrolled.condenser import NOT_DRAWN, UnrolledCondenser
 from m3d_fast.engine.unrolled.training import Batch, Trained
+from m3d_fast.methods.bptt import BPTT
 from m3d_fast.run.checkpoint import CHECKPOINT_FORMAT, NETWORKS
 from tests.helpers.condensers import digits_settings, open_digits
 
@@ -147,6 +148,19 @@ def test_bad_input_is_one_sentence(given: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         resolve(**given)
     assert "\n" not in str(caught.value)
+
+
+def test_more_images_per_class_have_longer_trainings_and_smaller_steps() -> None:
+    def settings(ipc: int) -> tuple[float, ...]:
+        given = {"dataset": "fashionmnist", "method": "bptt", "device": "cpu"}
+        config = CondenseConfig(**given, ipc=ipc).resolve()
+        method = config.build_method()
+        assert isinstance(method, BPTT)
+        assert config.lr_schedule == "cosine"
+        return config.pool, method.horizon, config.lr_img
+
+    assert settings(1) == (8, 600, 0.003)
+    assert settings(9) == pytest.approx((4, 1600, 0.001))
 
 
 def test_it_takes_one_process() -> None:
