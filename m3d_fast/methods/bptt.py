@@ -28,7 +28,7 @@ class BPTT(Objective):
         window: steps of the training through which the gradient is taken.
         between: steps that a network takes after each of its windows.
         horizon: steps after which a network is replaced by one that is drawn anew; unless set,
-            600 at one image per class, which an evaluation takes fewer steps on.
+            600 at one image per class, whose evaluations take fewer steps.
         batch: synthetic images of a step, at most.
         rate: learning rate of the networks.
         weight_average: share of the average of the weights that stays in a step.
