@@ -73,8 +73,9 @@ def test_imagenet_1k_at_factor_3(tree: Path, tmp_path: Path) -> None:
     )
     assert estimate is not None
     minutes, seconds, images = map(float, estimate.groups())
-    assert minutes == round(seconds / 60)
-    assert images == pytest.approx(4000 / seconds, abs=1)
+    assert minutes == pytest.approx(seconds / 60, abs=0.51)
+    needed = 4000 / seconds  # within half a percent, since the seconds have three digits
+    assert images == pytest.approx(needed, abs=0.5 + 0.0051 * needed)
     began = [i for i, line in enumerate(said) if line.startswith("condense 1/1")]
     assert space + 1 < began[0], "before the first iteration"
     line = json.loads((out / "metrics.jsonl").read_text())
