@@ -264,7 +264,7 @@ def bptt_preset(setting: Setting) -> Preset:
 
     ``pool`` counts the networks in training, whose augmentation this is; at more than one image per
     class each trains for longer. Found on Fashion-MNIST's held-out images, on sets of a basis of 1
-    and 10 images per class.
+    and 10 images per class; at 50 they gain as well.
     """
     classes = dataset_info(setting.dataset).num_classes or 10
     return Preset(
