@@ -68,7 +68,7 @@ class Basis:
         mean, components, coefficients = self._split(stored)
         pixels = (coefficients @ components + mean).view(-1, self.side, self.side)
         _, channels, *sides = self.shape
-        rows, columns = (_enlarge(self.side, side, stored.device) for side in sides)
+        rows, columns = (enlarge(self.side, side, stored.device) for side in sides)
         return (rows @ pixels @ columns.T).clamp(0, 1).view(-1, self.images, channels, *sides)
 
     def encode(self, images: Tensor) -> Tensor:
@@ -146,7 +146,7 @@ def _unpack(stored: Tensor, limit: float) -> Tensor:
 
 
 @cache
-def _enlarge(small: int, large: int, device: torch.device) -> Tensor:
+def enlarge(small: int, large: int, device: torch.device) -> Tensor:
     """``(large, small)``: the cosine series of ``small`` samples at ``large`` points.
 
     Kept on the device: a CUDA graph cannot copy it there while it is captured.

@@ -43,9 +43,29 @@ def ridge_losses(
 ) -> Tensor:
     """Squared error of the regression on the real images of each class.
 
+    Args:
+        real, synthetic, gaussian, ridge: as in :func:`predict_labels`.
+
+    Returns:
+        ``(G,)``: the squared error, summed over the outputs, of a class's images, their mean.
+    """
+    predicted = predict_labels(real, synthetic, gaussian=gaussian, ridge=ridge)
+    return (predicted - centre_labels(synthetic)[:, None]).square().sum(2).mean(1)
+
+
+def centre_labels(features: Tensor) -> Tensor:
+    """One-hot labels of G classes minus their mean, ``(G, G)``, for ``(G, n, D)`` features."""
+    groups = len(features)
+    return torch.eye(groups, dtype=features.dtype, device=features.device) - 1 / groups
+
+
+def predict_labels(
+    real: Tensor, synthetic: Tensor, *, gaussian: bool = True, ridge: float = 1e-3
+) -> Tensor:
+    """Labels that the regression predicts for real images.
+
     With K the kernel matrix of features centred by the mean of the real ones, and Y the one-hot
-    labels minus their mean, real labels are predicted as
-    ``K_rs (K_ss + ridge mean(diag K_ss) I)^-1 Y_s``.
+    labels minus their mean, they are ``K_rs (K_ss + ridge mean(diag K_ss) I)^-1 Y_s``.
 
     Args:
         real: ``(G, n, D)`` features of the classes of one group, float32 or float64.
@@ -55,7 +75,7 @@ def ridge_losses(
         ridge: in units of the mean diagonal of K_ss.
 
     Returns:
-        ``(G,)``: the squared error, summed over the outputs, of a class's images, their mean.
+        ``(G, n, G)``, labels minus their mean.
     """
     groups, count = synthetic.shape[:2]
     centre = real.mean((0, 1))
@@ -68,12 +88,10 @@ def ridge_losses(
         across = _gaussian(y.square().sum(1)[:, None] + squares - 2 * across, bandwidth)
     diagonal = within.diagonal().mean() * ridge
     system = within + diagonal * torch.eye(len(within), dtype=x.dtype, device=x.device)
-    labels = torch.eye(groups, dtype=x.dtype, device=x.device) - 1 / groups
     # cholesky_ex does not wait for a GPU; with the ridge the matrix is positive definite
     factor, _ = torch.linalg.cholesky_ex(system)
-    weights = torch.cholesky_solve(labels.repeat_interleave(count, 0), factor)
-    predicted = (across @ weights).unflatten(0, (groups, -1))
-    return (predicted - labels[:, None]).square().sum(2).mean(1)
+    labels = centre_labels(synthetic).repeat_interleave(count, 0)
+    return (across @ torch.cholesky_solve(labels, factor)).unflatten(0, (groups, -1))
 
 
 def _gaussian(distances: Tensor, bandwidth: Tensor) -> Tensor:

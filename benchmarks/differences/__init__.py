@@ -1,0 +1,1 @@
+"""How much does each choice matter? One difference at a time."""
