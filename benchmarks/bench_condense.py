@@ -112,15 +112,29 @@ def test_resnet_ap_at_64_px(time_in_turn) -> None:
     assert faster > 1
 
 
+# what a class costs must not depend on how many there are, also where groups of ten share a basis
+# and a ridge regression
+ONE_BY_ONE = {"ipc": 1, "factor": 1, "real_batch": 2, "class_chunk": 5}
+IN_GROUPS = {
+    "ipc": 2,
+    "factor": 1,
+    "real_batch": 2,
+    "class_chunk": 10,
+    "group": 10,
+    "decode": "basis",
+    "decoded": 4,
+    "add": {"ridge": 1.0},
+}
+
+
 @pytest.mark.usefixtures("one_core")
-def test_cost_and_memory_per_class_do_not_grow(time_in_turn) -> None:
+@pytest.mark.parametrize("settings", [ONE_BY_ONE, IN_GROUPS], ids=["classes", "groups"])
+def test_cost_and_memory_per_class_do_not_grow(settings: dict[str, object], time_in_turn) -> None:
     """10, 100 and 1000 classes of 16 px, on one core: time to wait for a second one varies."""
     peaks = {}
     steps = {}
     for classes in (10, 100, 1000):
-        config = make_config(
-            "fp32", False, dataset="digits", ipc=1, factor=1, real_batch=2, class_chunk=5
-        )
+        config = make_config("fp32", False, dataset="digits", **settings)
         condenser = Condenser(config, generate_images(classes, 16, 1, 16))
         # each is timed over steps of 1000 classes in all, so that the durations are comparable
         times = 1000 // classes

@@ -95,3 +95,24 @@ def test_imagenet_1k_at_factor_3(tree: Path, tmp_path: Path) -> None:
     means = condensed.images.view(1000, -1).mean(1) * 255
     expected = torch.tensor([float(grey(label)) for label in range(1000)])
     assert (means - expected).abs().max() < 8, "every class is made of its own images"
+
+
+def test_imagenet_1k_in_groups_of_classes(tree: Path, tmp_path: Path) -> None:
+    """Ridge regression and a basis compare 20 classes at a time, five groups in each chunk."""
+    out = tmp_path / "run"
+    given = ["--dataset", "imagenet1k", "--data-root", str(tree), "--ipc", "2", "--factor", "1"]
+    given += ["--add", "ridge:1", "--decode", "basis", "--decoded", "4", "--class-chunk", "100"]
+    tiny = ["--size", str(SIDE), "--network", "convnet3", "--real-batch", "4", "--iterations", "1"]
+    plain = ["--loader", "folder", "--workers", "1", "--device", "cpu", "--no-compile"]
+    plain += ["--lr-img", "0.001", "--out", str(out)]
+    done = run_ranks(2, "m3d_fast.condense", *given, *tiny, *plain)
+    assert done.returncode == 0, done.stderr
+    assert "100 classes at a time" in done.stderr
+
+    condensed = SyntheticSet.load(out / "synthetic.safetensors")
+    images, labels = condensed.decode()
+    assert images.shape == (1000 * 4, 3, SIDE, SIDE)
+    assert torch.equal(labels, torch.arange(1000).repeat_interleave(4))
+    means = images.view(1000, -1).mean(1) * 255
+    expected = torch.tensor([float(grey(label)) for label in range(1000)])
+    assert (means - expected).abs().max() < 8, "every class is made of its own images"
