@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("rows", nargs="*", metavar="ROW", help="all rows")
     parser.add_argument("--folder", required=True, type=Path, help="of the runs")
     parser.add_argument("--out", type=Path, metavar="FILE", help="FOLDER/STUDY.json")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     study = STUDIES[arguments.study]
     unknown = [name for name in arguments.rows if name not in study.rows]
     if unknown:

@@ -92,7 +92,7 @@ def test_rows_are_written_one_by_one_and_not_run_again(tmp_path, monkeypatch):
     monkeypatch.setitem(STUDIES, "m3d", small)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0})
     rows = ["evaluation: no CutMix", "base"]
-    words = ["differences", "m3d", *rows, "--folder", str(tmp_path)]
+    words = ["differences", "m3d", "--folder", str(tmp_path), *rows]
     monkeypatch.setattr("sys.argv", words)
     command.main()
     content = json.loads((tmp_path / "m3d.json").read_text())
