@@ -95,18 +95,36 @@ def _added(**weights: float) -> Difference:
     return of_settings(add=weights)
 
 
+def _random(**settings: Any) -> Difference:
+    return Difference({"networks_from": "random", "add": {"ridge": 1.0}} | settings)
+
+
+NO_LOSS = f"{__name__}:{NoLoss.__name__}"
+
 ROWS: dict[str, Difference] = {
     "base": Difference(),
     "seed 1": of_settings(seed=1),
     "seed 2": of_settings(seed=2),
     # without one part
     "tiles": of_settings(decode="tiles"),
-    "random networks": of_settings(networks_from="random", add={"ridge": 1.0}),
     "no ridge": of_settings(add={"calibration": 0.1}, draws="all"),
     "no ridge, a draw per class": of_settings(add={"calibration": 0.1}, draws="class"),
-    "no calibration": _added(ridge=1.0),
-    "no M3D": of_settings(method=f"{__name__}:{NoLoss.__name__}"),
+    "no calibration": of_settings(networks_from="pool", add={"ridge": 1.0}),
+    "no M3D": of_settings(method=NO_LOSS),
     "no average": of_settings(average=0.0),
+    # random networks, which calibration cannot read
+    "random networks": _random(),
+    "random networks, seed 1": _random(seed=1),
+    "random networks, no ridge": _random(add={}, draws="all"),
+    "random networks, no M3D": _random(method=NO_LOSS),
+    "random networks, no average": _random(average=0.0),
+    "random networks, tiles": _random(decode="tiles"),
+    "random networks, ridge weighs 0.3": _random(add={"ridge": 0.3}),
+    "random networks, ridge weighs 3": _random(add={"ridge": 3.0}),
+    "random networks, real batch 128": _random(real_batch=128),
+    "random networks, 600 iterations": _random(iterations=600),
+    "random networks, a new one every step": _random(ipm=1),
+    "networks that train on real images": _random(networks_from="real", ipm=30),
     # with another
     "soft labels": Difference(code=lambda: patch.dict(TERMS, ridge=SoftRidge)),
     "half soft labels": Difference(code=lambda: patch.dict(TERMS, ridge=HalfSoftRidge)),
