@@ -129,7 +129,9 @@ IN_GROUPS = {
 
 @pytest.mark.usefixtures("one_core")
 @pytest.mark.parametrize("settings", [ONE_BY_ONE, IN_GROUPS], ids=["classes", "groups"])
-def test_cost_and_memory_per_class_do_not_grow(settings: dict[str, object], time_in_turn) -> None:
+def test_cost_and_memory_per_class_do_not_grow(
+    settings: dict[str, object], time_in_turn, benchmark
+) -> None:
     """10, 100 and 1000 classes of 16 px, on one core: time to wait for a second one varies."""
     peaks = {}
     steps = {}
@@ -143,6 +145,7 @@ def test_cost_and_memory_per_class_do_not_grow(settings: dict[str, object], time
         ]
         peaks[classes] = peak_bytes(lambda condenser=condenser: condenser.step(0, value=False))
     seconds = time_in_turn({f"{classes} classes": step for classes, step in steps.items()})
+    benchmark.extra_info["peak_bytes"] = peaks
     per_class = [value / 1000 for value in seconds.values()]
     print(
         {name: f"{1e3 * value / 1000:.3f} ms per class" for name, value in seconds.items()}, peaks
