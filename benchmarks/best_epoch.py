@@ -14,14 +14,10 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from benchmarks.training import begin_training
 from m3d_fast import SyntheticSet
 from m3d_fast.common.files import read_json, write_json
-from m3d_fast.common.hardware import default_precision, has_compiler
-from m3d_fast.common.seeds import generator
-from m3d_fast.evaluation.protocols import protocol_for
-from m3d_fast.evaluation.trainer import Trainer
 from m3d_fast.loaders import RealImages, open_dataset
-from m3d_fast.networks import build_network
 from m3d_fast.run.environment import describe_environment
 
 DATASET = "fashionmnist"
@@ -45,23 +41,14 @@ def train_network(
         repeat: number of the network; the last accuracy is that of ``evaluate``.
     """
     images, labels = synthetic.decode()
-    channels, size = images.shape[1:3]
-    classes, device = synthetic.num_classes, test.device
-    trainer = Trainer(
-        build_network("convnet3", channels, size, classes),
-        protocol_for(DATASET, size, len(images) // classes, classes),
-        synthetic.mean,
-        synthetic.std,
-        device=device,
-        precision=default_precision(str(device)),
-        compile=has_compiler(),
-    )
-    training = trainer.train(
+    trainer, training = begin_training(
+        DATASET,
         images,
         labels,
+        (synthetic.mean, synthetic.std),
+        synthetic.num_classes,
         epochs=epochs,
-        initial=generator(0, "evaluation-network", 0, repeat, device=device),
-        stream=generator(0, "evaluation-training", 0, repeat, device=device),
+        repeat=repeat,
     )
     tested, accuracies = find_epochs(epochs, every), []
     for epoch, _ in enumerate(training, 1):

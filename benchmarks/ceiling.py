@@ -19,15 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.rows import run_missing
+from benchmarks.training import begin_training
 from m3d_fast.basis import Basis
-from m3d_fast.common.files import read_json, write_json
-from m3d_fast.common.hardware import default_precision, has_compiler
-from m3d_fast.common.seeds import generator
-from m3d_fast.evaluation.protocols import protocol_for
-from m3d_fast.evaluation.trainer import Trainer
 from m3d_fast.loaders import RealImages, open_dataset
-from m3d_fast.networks import build_network
-from m3d_fast.run.environment import describe_environment
 from m3d_fast.synthetic import decode, encode
 
 DATASET, HOLD_OUT, EPOCHS = "fashionmnist", 0.1, 3
@@ -87,28 +82,13 @@ def run_row(store: Storage, real: RealImages, test: RealImages) -> dict[str, Any
         real: the training images.
         test: the held-out ones.
     """
-    start, device = time.perf_counter(), real.device
+    start = time.perf_counter()
     ((images, labels),) = real.ordered(sum(real.class_sizes))
     before = images.float() / 255
     after = store(before, labels)
     error = (after - before).square().mean().item()
-    channels, size = real.image_shape[0], real.image_shape[-1]
-    trainer = Trainer(
-        build_network("convnet3", channels, size, real.num_classes),
-        protocol_for(DATASET, size, len(images) // real.num_classes, real.num_classes),
-        real.mean,
-        real.std,
-        device=device,
-        precision=default_precision(str(device)),
-        compile=has_compiler(),
-    )
-    training = trainer.train(
-        after,
-        labels,
-        epochs=EPOCHS,
-        initial=generator(0, "evaluation-network", 0, device=device),
-        stream=generator(0, "evaluation-training", 0, device=device),
-    )
+    statistics, classes = (real.mean, real.std), real.num_classes
+    trainer, training = begin_training(DATASET, after, labels, statistics, classes, epochs=EPOCHS)
     for _ in training:
         pass
     accuracy = trainer.measure_accuracy(test)
@@ -128,14 +108,14 @@ def main() -> None:
     if unknown:
         parser.error(f"{', '.join(unknown)}: expected some of {'; '.join(ROWS)}")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    content = read_json(arguments.out) if arguments.out.exists() else {"rows": {}}
-    content |= {"dataset": DATASET, "hold_out": HOLD_OUT, "epochs": EPOCHS, "split": "held-out"}
+    about = {"dataset": DATASET, "hold_out": HOLD_OUT, "epochs": EPOCHS, "split": "held-out"}
     real, test = (open_dataset(DATASET, split=s, hold_out=HOLD_OUT) for s in ("train", "held-out"))
-    for name in arguments.rows or ROWS:
-        if name not in content["rows"]:
-            row = run_row(ROWS[name], real, test)
-            content["rows"][name] = row | {"environment": describe_environment()}
-            write_json(arguments.out, content)
+    run_missing(
+        arguments.out,
+        about,
+        arguments.rows or ROWS,
+        lambda name: run_row(ROWS[name], real, test),
+    )
 
 
 if __name__ == "__main__":

@@ -16,10 +16,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.rows import run_missing
 from m3d_fast import CondenseConfig, EvaluateConfig, condense, evaluate
-from m3d_fast.common.files import read_json, write_json
 from m3d_fast.common.hardware import usable_cores
-from m3d_fast.run.environment import describe_environment
 
 from . import m3d, strong
 from .study import Study, train_by
@@ -77,14 +76,16 @@ def main() -> None:
         parser.error("expected one core, got several: begin with taskset -c 0")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     file = arguments.out or arguments.folder / f"{arguments.study}.json"
-    content = read_json(file) if file.exists() else {"rows": {}}
-    base = {"base": dict(study.base), "epochs": study.epochs, "repeats": study.repeats}
-    content |= base | {"split": "held-out"}
-    for name in arguments.rows or study.rows:
-        if name not in content["rows"]:
-            row = run_row(study, name, arguments.folder / arguments.study)
-            content["rows"][name] = row | {"environment": describe_environment()}
-            write_json(file, content)
+    about = {
+        "base": dict(study.base),
+        "epochs": study.epochs,
+        "repeats": study.repeats,
+        "split": "held-out",
+    }
+    folder = arguments.folder / arguments.study
+    run_missing(
+        file, about, arguments.rows or study.rows, lambda name: run_row(study, name, folder)
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """M3D at one image per class: which choices of its pipeline matter?"""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -17,6 +17,10 @@ from .study import STAGES, Difference, Study, of_protocol, of_settings
 DSA = "color_crop_cutout_flip_scale_rotate"
 
 
+def _interpolated_by(interpolate: Callable[..., Tensor]) -> AbstractContextManager[object]:
+    return patch.object(synthetic, "F", SimpleNamespace(interpolate=interpolate))
+
+
 @contextmanager
 def interpolate_by(other: str, instead_of: str, **options: Any) -> Iterator[None]:
     """Tiles are up-sampled ("bilinear") or mixed ("area") in another mode."""
@@ -26,7 +30,7 @@ def interpolate_by(other: str, instead_of: str, **options: Any) -> Iterator[None
             return F.interpolate(images, size, mode=other, **options)
         return F.interpolate(images, size, mode=mode)
 
-    with patch.object(synthetic, "F", SimpleNamespace(interpolate=interpolate)):
+    with _interpolated_by(interpolate):
         yield
 
 
@@ -41,7 +45,7 @@ def enlarge_by_cosines() -> Iterator[None]:
         rows, columns = (basis.enlarge(small, large, images.device) for small, large in pairs)
         return rows @ images @ columns.T
 
-    with patch.object(synthetic, "F", SimpleNamespace(interpolate=interpolate)):
+    with _interpolated_by(interpolate):
         yield
 
 

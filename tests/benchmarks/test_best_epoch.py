@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import best_epoch
+from benchmarks import best_epoch, training
 from m3d_fast import CondenseConfig, EvaluateConfig, condense, evaluate
 
 
@@ -19,7 +19,7 @@ def test_the_last_accuracy_is_that_of_the_evaluation(tmp_path, monkeypatch):
     config = EvaluateConfig(device="cpu", initial=False, epochs=5, repeats=2, compile=False)
     expected = evaluate(tmp_path, config)["results"][0]["accuracies"]
     monkeypatch.setattr(best_epoch, "DATASET", "digits")
-    monkeypatch.setattr(best_epoch, "has_compiler", lambda: False)
+    monkeypatch.setattr(training, "has_compiler", lambda: False)
     file = tmp_path / "best.json"
     words = ["best_epoch", str(tmp_path / "synthetic.safetensors"), "--out", str(file)]
     monkeypatch.setattr("sys.argv", [*words, "--epochs", "5", "--every", "2"])

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks import ceiling
+from benchmarks import ceiling, training
 from benchmarks.ceiling import ROWS, keep, store_as_tiles, store_on_basis
 from m3d_fast.loaders import open_dataset
 
@@ -47,7 +47,7 @@ def test_each_class_has_components_of_its_own(digits: tuple[Tensor, Tensor]):
 def test_rows_are_written_one_by_one_and_not_run_again(tmp_path, monkeypatch):
     monkeypatch.setattr(ceiling, "DATASET", "digits")
     monkeypatch.setattr(ceiling, "EPOCHS", 1)
-    monkeypatch.setattr(ceiling, "has_compiler", lambda: False)
+    monkeypatch.setattr(training, "has_compiler", lambda: False)
     assert ROWS["as they are"] is keep
     file = tmp_path / "ceiling.json"
     words = ["ceiling", "as they are", "tiles, factor 2", "--out", str(file)]
