@@ -23,7 +23,7 @@ $(INSTALLED): setup.py pyproject.toml .ci/debian-packages .ci/ffcv
 # resumes an interrupted demo; a finished one prints its table again
 demo: $(INSTALLED)
 	.ci/debian-packages --data
-	$(BIN)/python -m m3d_fast.condense --dataset fashionmnist --ipc 1 --preset strong --pool 3 --iterations 300 --real-batch 32 --out runs/demo --resume
+	$(BIN)/python -m m3d_fast.condense --dataset fashionmnist --ipc 1 --preset strong --iterations 300 --real-batch 32 --out runs/demo --resume
 	$(BIN)/python -m m3d_fast.evaluate runs/demo --baselines random --no-initial --epochs 120 --repeats 3
 	$(BIN)/python -m m3d_fast.reproduce page runs/demo
 	@echo

@@ -80,7 +80,7 @@ class CondenseSettings(Generic[Absent]):
         group="method",
         metavar="TERM:WEIGHT,...",
         help=f"terms added to the method's loss: {', '.join(TERMS)}; calibration takes networks "
-        "from a pool; or none [none; --preset strong ridge:1,calibration:0.1]",
+        "from a pool; or none [none; --preset strong ridge:1, of pixels ridge:1,calibration:0.1]",
         parse=weights,
     )
     group: int | Absent = setting(
@@ -104,8 +104,8 @@ class CondenseSettings(Generic[Absent]):
         group="method",
         metavar="NAME",
         help="settings not given: default (the method's), paper (exactly as published), m3d (M3D's "
-        "for every method, to compare methods under one), or strong (trained networks, ridge "
-        "regression, calibration, average: most accurate)",
+        "for every method, to compare methods under one), or strong (ridge regression, average, "
+        "a basis: most accurate)",
         default="default",
     )
     iterations: int | Absent = setting(

@@ -109,7 +109,9 @@ class CondenseConfig(CondenseSettings[None]):
         config = ResolvedConfig(**(known | derived | given | {"options": derived["options"]}))
         config.check()
         if self.compile is None and not config.selects:
-            config = replace(config, compile=compile_pays(config.images_through_network, size))
+            config = replace(
+                config, compile=compile_pays(size, embedded=config.images_through_network)
+            )
         return config
 
     def _choose_method_settings(self, method: str, setting: Setting, device: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The strong preset at one image per class: what does each of its parts gain?"""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, ClassVar
 from unittest.mock import patch
@@ -95,8 +95,11 @@ def _added(**weights: float) -> Difference:
     return of_settings(add=weights)
 
 
-def _random(**settings: Any) -> Difference:
-    return Difference({"networks_from": "random", "add": {"ridge": 1.0}} | settings)
+def _calibrated(
+    code: Callable[[], AbstractContextManager[None]] = nullcontext, **settings: Any
+) -> Difference:
+    """Calibration beside the ridge regression, under networks of a pool, as it had been."""
+    return Difference({"add": {"ridge": 1.0, "calibration": 0.1}} | settings, code=code)
 
 
 NO_LOSS = f"{__name__}:{NoLoss.__name__}"
@@ -106,32 +109,19 @@ ROWS: dict[str, Difference] = {
     "seed 1": of_settings(seed=1),
     "seed 2": of_settings(seed=2),
     # without one part
-    "tiles": of_settings(decode="tiles"),
-    "no ridge": of_settings(add={"calibration": 0.1}, draws="all"),
-    "no ridge, a draw per class": of_settings(add={"calibration": 0.1}, draws="class"),
-    "no calibration": of_settings(networks_from="pool", add={"ridge": 1.0}),
+    "no ridge": of_settings(add={}, draws="all"),
+    "no ridge, a draw per class": of_settings(add={}, draws="class"),
     "no M3D": of_settings(method=NO_LOSS),
     "no average": of_settings(average=0.0),
-    # random networks, which calibration cannot read
-    "random networks": _random(),
-    "random networks, seed 1": _random(seed=1),
-    "random networks, no ridge": _random(add={}, draws="all"),
-    "random networks, no M3D": _random(method=NO_LOSS),
-    "random networks, no average": _random(average=0.0),
-    "random networks, tiles": _random(decode="tiles"),
-    "random networks, ridge weighs 0.3": _random(add={"ridge": 0.3}),
-    "random networks, ridge weighs 3": _random(add={"ridge": 3.0}),
-    "random networks, real batch 128": _random(real_batch=128),
-    "random networks, 600 iterations": _random(iterations=600),
-    "random networks, a new one every step": _random(ipm=1),
-    "networks that train on real images": _random(networks_from="real", ipm=30),
+    "tiles": of_settings(decode="tiles", add={"ridge": 1.0}),
+    "tiles, Adam": of_settings(decode="tiles", add={"ridge": 1.0}, optimizer="adam"),
+    "tiles, AdamW": Difference(
+        {"decode": "tiles", "add": {"ridge": 1.0}, "optimizer": "adam"},
+        code=lambda: decay_pixels(0.01),
+    ),
     # with another
-    "soft labels": Difference(code=lambda: patch.dict(TERMS, ridge=SoftRidge)),
-    "half soft labels": Difference(code=lambda: patch.dict(TERMS, ridge=HalfSoftRidge)),
-    "ridge weighs 0.3": _added(ridge=0.3, calibration=0.1),
-    "ridge weighs 3": _added(ridge=3.0, calibration=0.1),
-    "calibration weighs 0.03": _added(ridge=1.0, calibration=0.03),
-    "calibration weighs 0.3": _added(ridge=1.0, calibration=0.3),
+    "ridge weighs 0.3": _added(ridge=0.3),
+    "ridge weighs 3": _added(ridge=3.0),
     "ridge 1e-4": Difference(code=lambda: regress_by(ridge=1e-4)),
     "ridge 1e-2": Difference(code=lambda: regress_by(ridge=1e-2)),
     "linear kernel": Difference(code=lambda: regress_by(gaussian=False)),
@@ -145,16 +135,25 @@ ROWS: dict[str, Difference] = {
     "real batch 128": of_settings(real_batch=128),
     "150 iterations": of_settings(iterations=150),
     "600 iterations": of_settings(iterations=600),
-    "2 networks": of_settings(pool=2),
-    "10 networks": of_settings(pool=10),
-    "networks of 0.1 epochs": of_settings(pool_epochs=0.1),
-    "networks of 1 epoch": of_settings(pool_epochs=1.0),
-    "networks of 1 epoch, three stages": of_settings(pool_epochs=1.0, pool_stages=3),
-    "networks at two stages": of_settings(pool_stages=2),
-    "tiles, Adam": of_settings(decode="tiles", optimizer="adam"),
-    "tiles, AdamW": Difference(
-        {"decode": "tiles", "optimizer": "adam"}, code=lambda: decay_pixels(0.01)
-    ),
+    # other networks
+    "a new network every step": of_settings(ipm=1),
+    "networks that train on real images": of_settings(networks_from="real", ipm=30),
+    "pool": of_settings(networks_from="pool"),
+    "calibration": _calibrated(),
+    "calibration, seed 1": _calibrated(seed=1),
+    "calibration, no ridge": of_settings(add={"calibration": 0.1}, draws="all"),
+    "calibration, no M3D": _calibrated(method=NO_LOSS),
+    "calibration, tiles": _calibrated(decode="tiles"),
+    "calibration weighs 0.03": _added(ridge=1.0, calibration=0.03),
+    "calibration weighs 0.3": _added(ridge=1.0, calibration=0.3),
+    "calibration, 2 networks": _calibrated(pool=2),
+    "calibration, 10 networks": _calibrated(pool=10),
+    "calibration, networks of 0.1 epochs": _calibrated(pool_epochs=0.1),
+    "calibration, networks of 1 epoch": _calibrated(pool_epochs=1.0),
+    "calibration, 1 epoch, three stages": _calibrated(pool_epochs=1.0, pool_stages=3),
+    "calibration, two stages": _calibrated(pool_stages=2),
+    "calibration, soft labels": _calibrated(lambda: patch.dict(TERMS, ridge=SoftRidge)),
+    "calibration, half soft labels": _calibrated(lambda: patch.dict(TERMS, ridge=HalfSoftRidge)),
 }
 
 STUDY = Study(

@@ -102,16 +102,17 @@ def onednn_takes_bf16() -> bool:
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-def compile_pays(images: int, size: int, *, training: bool = False) -> bool:
+def compile_pays(size: int, *, embedded: int = 0, trained: int = 0) -> bool:
     """Whether compiling saves time for this many images of ``size`` px, and is possible.
 
     Args:
-        images: through the network.
         size: side in pixels.
-        training: whether the network is trained on them; otherwise it embeds them.
+        embedded: images through the network.
+        trained: images that the network is trained on, each as often as it is.
     """
-    enough = COMPILE_PAYS_TRAINING_PIXELS if training else COMPILE_PAYS_PIXELS
-    return images * size**2 >= enough and has_compiler()
+    embedded, trained = embedded * size**2, trained * size**2  # pixels
+    enough = embedded / COMPILE_PAYS_PIXELS + trained / COMPILE_PAYS_TRAINING_PIXELS >= 1
+    return enough and has_compiler()
 
 
 def has_compiler() -> bool:

@@ -282,9 +282,12 @@ class Evaluation:
             return self.config.compile
         own = self.settings.method if method == WHOLE else method
         sharing = 2 if own not in BASELINES and "initial" in self.methods else 1
-        images = self._count_images(own) * self.protocol.epochs + sum(self.test.class_sizes)
-        images *= sharing * self.protocol.repeats
-        return compile_pays(images, self.size, training=True)
+        networks = sharing * self.protocol.repeats
+        return compile_pays(
+            self.size,
+            embedded=networks * sum(self.test.class_sizes),
+            trained=networks * self._count_images(own) * self.protocol.epochs,
+        )
 
     def _count_images(self, method: str) -> int:
         """Size of a method's training set."""

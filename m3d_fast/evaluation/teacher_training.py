@@ -89,7 +89,7 @@ class TrainedTeacher:
             real.std,
             device=real.device,
             precision=self._precision,
-            compile=compile_pays(EPOCHS * count, size, training=True),
+            compile=compile_pays(size, trained=EPOCHS * count),
         )
         images, labels = load_whole(real, BATCH)
         training = trainer.train(

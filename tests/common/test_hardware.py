@@ -23,11 +23,14 @@ from tests.helpers.commands import environment
 
 
 def test_compiling_is_for_long_runs() -> None:
-    assert not compile_pays(1_000, 28)
-    assert not compile_pays(100_000, 16)
-    assert not compile_pays(40_000, 28)
-    assert compile_pays(40_000, 28, training=True) == has_compiler()
-    assert not compile_pays(40_000, 16, training=True)
+    assert not compile_pays(28, embedded=1_000)
+    assert not compile_pays(16, embedded=100_000)
+    assert compile_pays(28, embedded=100_000) == has_compiler()
+    assert not compile_pays(28, embedded=40_000)
+    assert compile_pays(28, trained=40_000) == has_compiler()
+    assert not compile_pays(16, trained=40_000)
+    assert not compile_pays(28, embedded=40_000, trained=12_000)
+    assert compile_pays(28, embedded=40_000, trained=20_000) == has_compiler()
 
 
 @pytest.mark.parametrize(("processes", "cores"), [(1, 6), (2, 3), (4, 1), (8, 1)])

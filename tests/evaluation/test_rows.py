@@ -150,7 +150,9 @@ def test_networks_are_compiled_where_their_work_is_worth_it(
     given = {"dataset": "digits", "iterations": 1, "real_batch": 4, "device": "cpu"}
     condense(CondenseConfig(**given, out=str(tmp_path)))
     monkeypatch.setattr(hardware, "has_compiler", lambda: True)
-    monkeypatch.setattr(hardware, "COMPILE_PAYS_TRAINING_PIXELS", 2 * (40 * 10 + 300) * 16**2)
+    embedded, trained = 300 * 16**2, 40 * 10 * 16**2
+    monkeypatch.setattr(hardware, "COMPILE_PAYS_TRAINING_PIXELS", 4 * trained)
+    monkeypatch.setattr(hardware, "COMPILE_PAYS_PIXELS", 4 * embedded)
 
     def compiled(**given) -> frozenset[str]:
         config = EvaluateConfig(device="cpu", epochs=10, repeats=1, **given)

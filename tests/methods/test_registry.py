@@ -94,11 +94,15 @@ def test_the_paper_s_learning_rate_is_flat_and_ours_grows_with_ipc() -> None:
     assert resolve(**large, preset="paper").lr_img == pytest.approx(0.1)
 
 
-def test_the_strong_preset_adds_terms_under_a_pool() -> None:
+def test_the_strong_preset_adds_terms_to_pixels_under_a_pool() -> None:
     strong = resolve(ipc=10, preset="strong")
-    assert dict(strong.add) == {"ridge": 1.0, "calibration": 0.1}
-    assert (strong.networks_from, strong.draws, strong.average) == ("pool", "all", 0.95)
-    assert resolve(ipc=10, preset="strong", decode="tiles").lr_img == 5.0
+    assert dict(strong.add) == {"ridge": 1.0}
+    assert (strong.networks_from, strong.draws, strong.average) == ("random", "all", 0.95)
+    tiles = resolve(ipc=10, preset="strong", decode="tiles")
+    assert dict(tiles.add) == {"ridge": 1.0, "calibration": 0.1}
+    assert (tiles.networks_from, tiles.lr_img) == ("pool", 5.0)
+    assert resolve(ipc=100, preset="strong").networks_from == "pool", "whole images"
+    assert resolve(preset="strong", add={"calibration": 1.0}).networks_from == "pool"
     plain = resolve(preset="strong", add={}, method="dm")
     assert (dict(plain.add), plain.networks_from, plain.draws) == ({}, "random", "class")
     assert weights("none") == {}

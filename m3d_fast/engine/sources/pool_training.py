@@ -62,7 +62,7 @@ class PoolTraining:
         cutmix = cutmix_probability(config.size)
         recipe = Recipe(self._batch, leave_out_cutout(dsa_strategy(config.dataset)), cutmix)
         # not as in the run: pools are shared by runs of any length
-        compile = compile_pays(self._total * self._batch, config.size, training=True)
+        compile = compile_pays(config.size, trained=self._total * self._batch)
         self._training = NetworkTraining(config, real, recipe, compile=compile)
         self._current = Weights(self._training.network.parameters())
         self._momentum = Weights(self._training.momentum)
