@@ -56,7 +56,8 @@ def write_idx(path: Path, numbers: np.ndarray) -> None:
     [
         {"method": "m3d", "hold_out": 0.2},
         {"method": "herding"},
-        {"preset": "strong", "pool": 1, "pool_epochs": 0.1},
+        {"preset": "strong"},
+        {"preset": "strong", "networks_from": "pool", "pool": 1, "pool_epochs": 0.1},
     ],
     ids=str,
 )
