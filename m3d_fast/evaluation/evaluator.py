@@ -329,6 +329,8 @@ class Evaluation:
                 results.set_outdated_aside()
         results.drop_others(WHOLE, self.setup.epochs_of(WHOLE))
         missing = results.find_missing(self.methods, self.networks, self.protocol.repeats)
+        # a long one that begins at the end leaves other processes idle
+        missing.sort(key=self._scheduler.count_work, reverse=True)
         if any(task.method != self.settings.method for task in missing):
             ranks.leader_first(lambda: self.train)
         if missing:
@@ -347,6 +349,7 @@ class Evaluation:
                 everyone.sort(key=lambda outcome: block.index(outcome.task))
                 for outcome in everyone:
                     results.add(outcome)
+                results.arrange(self.methods, self.networks)
                 with ranks.together():
                     if ranks.leads:
                         results.save()

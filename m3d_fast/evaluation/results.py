@@ -4,7 +4,7 @@ import logging
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import count, product
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,13 @@ class Results:
         result["seconds"] += outcome.seconds
         result["training_images"] = outcome.training_images
         result["epochs"] = outcome.epochs
+
+    def arrange(self, methods: tuple[str, ...], networks: tuple[str, ...]) -> None:
+        """Bring the results into the order of methods and networks, others behind."""
+        order = {key: place for place, key in enumerate(product(methods, networks))}
+        self.content["results"].sort(
+            key=lambda result: order.get((result["method"], result["network"]), len(order))
+        )
 
     def update_scores(self) -> bool:
         """Compute the scores beside accuracy; returns whether any has changed."""

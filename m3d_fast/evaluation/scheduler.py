@@ -55,10 +55,9 @@ class Scheduler:
         Raises:
             UserError: for invalid data, or if a process was killed.
         """
-        test_images, totals = sum(self._test.class_sizes), Counter[str]()
+        totals = Counter[str]()
         for task in tasks:
-            images = self._count_images(task.method)
-            totals[task.row] += self._setup.count_work(images, test_images, task.method)
+            totals[task.row] += self.count_work(task)
         known: dict[str, list[float]] = {task.row: [] for task in tasks}
         with ProgressTable("evaluate", totals, bar=bar) as progress:
             for outcome in self._run(tasks, lambda task, work: progress.advance(task.row, work)):
@@ -102,6 +101,11 @@ class Scheduler:
         images = max((self._count_images(task.method) for task in tasks), default=1)
         kept = sum(self._test.class_sizes) if self._test_is_kept else 0
         return count_processes(self._setup, len(tasks), images, kept)
+
+    def count_work(self, task: Task) -> int:
+        """The work of a task, in training images."""
+        images, test_images = self._count_images(task.method), sum(self._test.class_sizes)
+        return self._setup.count_work(images, test_images, task.method)
 
     def count_at_once(self, tasks: list[Task]) -> int:
         """Networks that this process trains at once, on a GPU or in other processes."""

@@ -143,6 +143,23 @@ def test_the_initial_images_are_left_out_on_request(tmp_path: Path) -> None:
     assert methods == ["m3d"]
 
 
+def test_long_networks_begin_first_and_rows_keep_their_order(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What takes longest does not begin when the other processes end."""
+
+    def note(self: scheduler.Scheduler, tasks: list[Task], **given: Any) -> Any:
+        begun.extend((task.method, task.repeat) for task in tasks)
+        return own(self, tasks, **given)
+
+    begun, own = list[tuple[str, int]](), scheduler.Scheduler.train
+    monkeypatch.setattr(scheduler.Scheduler, "train", note)
+    content = evaluate(run, quick(baselines="k-center,whole", repeats=2))
+    rows = ["k-center", "random"]
+    assert begun == [("whole", 0), ("whole", 1), *((name, n) for name in rows for n in (0, 1))]
+    assert [result["method"] for result in content["results"]] == ["k-center", "whole", "random"]
+
+
 def test_networks_are_compiled_where_their_work_is_worth_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
