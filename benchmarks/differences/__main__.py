@@ -31,7 +31,8 @@ def condense_row(study: Study, name: str, folder: Path) -> Path:
     difference, run = study.rows[name], folder / "sets" / name
     if not (run / "synthetic.safetensors").exists():
         with difference.during("condensation"):
-            condense(CondenseConfig(out=str(run), **{**study.base, **difference.settings}))
+            settings = {**study.base, **difference.settings}
+            condense(CondenseConfig(out=str(run), **settings), resume=True)
     return run
 
 

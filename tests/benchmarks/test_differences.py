@@ -100,5 +100,12 @@ def test_rows_are_written_one_by_one_and_not_run_again(tmp_path, monkeypatch):
     assert content["rows"][rows[0]]["protocol"] == {"cutmix": 0.0}
     assert all(len(row["accuracies"]) == 1 for row in content["rows"].values())
     assert all(row["seconds"] > row["condensation_seconds"] for row in content["rows"].values())
+    # as if it had been interrupted before its set was written
+    (tmp_path / "m3d.json").unlink()
+    (tmp_path / "m3d/sets/base/synthetic.safetensors").unlink()
+    command.main()
+    again = json.loads((tmp_path / "m3d.json").read_text())
+    for name, row in again["rows"].items():
+        assert row["accuracies"] == content["rows"][name]["accuracies"]
     monkeypatch.setattr(command, "run_row", pytest.fail)
     command.main()
