@@ -329,12 +329,12 @@ class Evaluation:
                 results.set_outdated_aside()
         results.drop_others(WHOLE, self.setup.epochs_of(WHOLE))
         missing = results.find_missing(self.methods, self.networks, self.protocol.repeats)
-        # a long one that begins at the end leaves other processes idle
-        missing.sort(key=self._scheduler.count_work, reverse=True)
         if any(task.method != self.settings.method for task in missing):
             ranks.leader_first(lambda: self.train)
         if missing:
             ranks.leader_first(self.teaching.prepare)
+        # a long one that begins at the end leaves other processes idle
+        missing.sort(key=self._scheduler.count_work, reverse=True)
         own = missing[ranks.rank :: ranks.size]
         with closing(self._scheduler.train(own, bar=ranks.leads)) as outcomes:
             # several ranks exchange results after each has trained as many as it does at once
