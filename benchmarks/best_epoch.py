@@ -80,19 +80,22 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=1000)
     parser.add_argument("--every", type=int, default=20, help="epochs between two tests")
     parser.add_argument("--repeats", type=int, default=2, help="networks")
+    parser.add_argument("--first", type=int, default=0, help="first network's number")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     synthetic, test = SyntheticSet.load(arguments.set), open_dataset(DATASET, split="test")
     given = {
         "set": arguments.set.name,
         "epochs": arguments.epochs,
+        "first_network": arguments.first,
         "tested_after": find_epochs(arguments.epochs, arguments.every),
         "selection": "the best test epoch is chosen on the test images, as published",
     }
     content = read_json(arguments.out) if arguments.out.exists() else given | {"accuracies": []}
     if any(content[key] != value for key, value in given.items()):
         parser.error(f"{arguments.out} is of other settings; expected another --out")
-    for repeat in range(len(content["accuracies"]), arguments.repeats):
+    for number in range(len(content["accuracies"]), arguments.repeats):
+        repeat = arguments.first + number
         found = train_network(synthetic, test, arguments.epochs, arguments.every, repeat)
         content["accuracies"].append(found)
         content |= summarise(content["accuracies"]) | {"environment": describe_environment()}

@@ -29,6 +29,11 @@ def test_the_last_accuracy_is_that_of_the_evaluation(tmp_path, monkeypatch):
     assert [network[-1] for network in content["accuracies"]] == expected
     assert content["last"]["mean"] == pytest.approx(sum(expected) / 2)
     assert content["best_test_epoch"]["mean"] >= content["last"]["mean"]
+    second = tmp_path / "second.json"
+    only = ["--out", str(second), "--epochs", "5", "--every", "2", "--first", "1", "--repeats", "1"]
+    monkeypatch.setattr("sys.argv", [*words[:2], *only])
+    best_epoch.main()
+    assert json.loads(second.read_text())["accuracies"] == content["accuracies"][1:]
     monkeypatch.setattr(best_epoch, "train_network", pytest.fail)
     best_epoch.main()
     monkeypatch.setattr("sys.argv", [*words, "--epochs", "6"])
