@@ -38,7 +38,7 @@ def train_network(
         test: the test images.
         epochs: passes over the decoded set.
         every: epochs between two tests.
-        repeat: number of the network; the last accuracy is that of ``evaluate``.
+        repeat: number of the network; the last accuracy is that of ``evaluate``, compiled alike.
     """
     images, labels = synthetic.decode()
     trainer, training = begin_training(
