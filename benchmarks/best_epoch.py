@@ -94,8 +94,8 @@ def main() -> None:
     content = read_json(arguments.out) if arguments.out.exists() else given | {"accuracies": []}
     if any(content[key] != value for key, value in given.items()):
         parser.error(f"{arguments.out} is of other settings; expected another --out")
-    for number in range(len(content["accuracies"]), arguments.repeats):
-        repeat = arguments.first + number
+    trained = len(content["accuracies"])
+    for repeat in range(arguments.first + trained, arguments.first + arguments.repeats):
         found = train_network(synthetic, test, arguments.epochs, arguments.every, repeat)
         content["accuracies"].append(found)
         content |= summarise(content["accuracies"]) | {"environment": describe_environment()}
