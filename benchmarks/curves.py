@@ -3,7 +3,8 @@
     python -m m3d_fast.evaluate RUN_DIR --snapshots        of every run, then
     python -m benchmarks.curves RUN_DIR ... --out FILE     FILE.json and FILE.png
 
-A line is named after its run folder. Seconds include those of training the networks of a pool.
+A line is named after its run folder. Seconds include those of training the networks of a pool; a
+run that was given the result of another (``--init RUN_DIR``) begins where that one ended.
 """
 
 import argparse
@@ -14,24 +15,41 @@ from m3d_fast.common.files import read_json, write_json
 from m3d_fast.evaluation.pictures import Lines, save_panels
 from m3d_fast.evaluation.snapshots import FILE
 from m3d_fast.run.folder import RunFolder
+from m3d_fast.starting_set import is_path
 
 PER_RUN = ("protocol", "dataset", "ipc", "factor", "method", "selection", "environment")
 PATHS = ("out", "data_root")  # settings that say nothing about the run
+
+
+def find_start(run: RunFolder) -> tuple[int, float]:
+    """Iterations and seconds before the run's own: a pool's, and those of ``--init RUN_DIR``."""
+    init = run.load_config().init
+    before = RunFolder(init)
+    if not is_path(init) or not before.config_file.is_file():
+        return 0, run.pretraining_seconds()
+    iterations, seconds = find_start(before)
+    seconds += before.condensation_seconds() + run.pretraining_seconds()
+    return iterations + before.load_set().info["iterations"], seconds
 
 
 def read_curve(run: Path) -> dict[str, Any]:
     """What ``evaluate --snapshots`` found, how the run was made, and seconds from its start."""
     found = read_json(run / FILE)
     folder = RunFolder(run)
-    pretraining = folder.pretraining_seconds()
+    iterations, seconds = find_start(folder)
     points = [
-        {**point, "seconds": pretraining + point["condensation_seconds"]}
+        point
+        | {
+            "iteration": iterations + point["iteration"],
+            "seconds": seconds + point["condensation_seconds"],
+        }
         for point in found["results"]
     ]
     given = read_json(folder.config_file)["settings"]
     settings = {name: value for name, value in given.items() if name not in PATHS}
     about = {name: found[name] for name in PER_RUN}
-    return {**about, "pretraining_seconds": pretraining, "settings": settings, "results": points}
+    about |= {"iterations_before": iterations, "seconds_before": seconds, "settings": settings}
+    return about | {"results": points}
 
 
 def draw(curves: dict[str, dict[str, Any]], path: Path) -> None:

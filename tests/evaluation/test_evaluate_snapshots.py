@@ -95,6 +95,21 @@ def test_every_snapshot_has_the_accuracies_of_its_set(
         curves_of(condensed, condensed)  # one line would hide the other
 
 
+def test_a_curve_begins_where_the_run_before_ended(
+    condensed: Path, curves_of, tmp_path: Path
+) -> None:
+    second = finish_run(
+        tmp_path / "second", "--init", str(condensed), "--iterations", "2", "--snapshot-every", "1"
+    )
+    for each in (condensed, second):
+        evaluate_snapshots(each, EvaluateConfig(**QUICK))
+    runs = json.loads(curves_of(condensed, second).with_suffix(".json").read_text())["runs"]
+    first, then = runs["run"]["results"], runs["second"]["results"]
+    assert [point["iteration"] for point in then] == [5, 6, 7]
+    assert then[0]["seconds"] == first[-1]["seconds"] < then[1]["seconds"]
+    assert then[0]["accuracies"] == first[-1]["accuracies"], "the same images"
+
+
 def test_what_cannot_be_evaluated_is_one_sentence(
     condensed: Path, curves_of, tmp_path: Path, capsys
 ) -> None:
